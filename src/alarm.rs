@@ -1,0 +1,56 @@
+//! Where the helper thread sleeps, and how anyone says when it is wanted.
+
+use crate::clock::Tick;
+use crate::sync::{Condvar, Mutex};
+
+struct Wish {
+    /// The earliest tick somebody wants the helper at.
+    at: Tick,
+    rung: bool,
+}
+
+pub(crate) struct Alarm {
+    wish: Mutex<Wish>,
+    changed: Condvar,
+}
+
+impl Alarm {
+    pub(crate) fn new() -> Self {
+        Alarm {
+            wish: Mutex::new(Wish {
+                at: Tick::NEVER,
+                rung: false,
+            }),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// The helper is wanted at this tick.
+    pub(crate) fn wake_by(&self, tick: Tick) {
+        let mut wish = self.wish.lock();
+        if tick < wish.at {
+            wish.at = tick;
+            self.changed.notify_one();
+        }
+    }
+
+    /// The helper is wanted now.
+    pub(crate) fn ring(&self) {
+        self.wish.lock().rung = true;
+        self.changed.notify_one();
+    }
+
+    /// Sleeps until rung or wanted, or until `until` at the latest. May return early.
+    pub(crate) fn sleep(&self, now: Tick, until: Tick) {
+        let mut wish = self.wish.lock();
+        if wish.at <= now {
+            // That wish is what the helper has just seen to.
+            wish.at = Tick::NEVER;
+        }
+        let until = until.min(wish.at);
+        if !wish.rung && until > now {
+            self.changed.wait_for(&mut wish, until.since(now));
+        }
+        wish.rung = false;
+    }
+}

@@ -1,0 +1,364 @@
+//! The engine: brings key, time, shards and segments together. One function a call; the
+//! decisions are in `shard::state`, the bytes in `segment`.
+//!
+//! A call goes through the same door ([`Engine::enter`]): is the store open, is this the process
+//! that made it, what time is it. It looks without a lock first; only what that cannot answer
+//! takes the shard's lock. Records are appended before the lock is taken.
+
+mod finish;
+mod operate;
+mod tend;
+mod wait;
+
+pub(crate) use finish::Grip;
+pub(crate) use operate::ScanItem;
+pub(crate) use tend::run_helper;
+pub(crate) use wait::WaitTurn;
+
+use crate::alarm::Alarm;
+use crate::answer::{Mismatch, Outcome, Status, Stored};
+use crate::clock::{Clock, Span, Tick, Timeline};
+use crate::epoch::{Limbo, Pins};
+use crate::error::{Error, Result};
+use crate::fingerprint::Fingerprint;
+use crate::key::{Key, KeyHasher};
+use crate::quota::Quota;
+use crate::segment::words::ForkMark;
+use crate::segment::{Record, Segments, space};
+use crate::shard::change::Wish;
+use crate::shard::scopes::Scopes;
+use crate::shard::state::{Command, Decision, decide};
+use crate::shard::tend::Sweep;
+use crate::shard::{Commons, Glimpse, Keyed, Refused, Shard, Verdict, completed_state};
+use crate::stats::{Replays, Stats, Tally};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
+use crossbeam_epoch::Guard;
+
+/// What a builder has checked.
+pub(crate) struct Settings {
+    pub(crate) ttl: Span,
+    pub(crate) lease: Span,
+    pub(crate) max_keys: u64,
+    pub(crate) max_keys_per_scope: Option<u64>,
+    pub(crate) max_bytes: u64,
+    pub(crate) max_in_flight: u64,
+    pub(crate) max_waiters: usize,
+    pub(crate) max_outcome: usize,
+    pub(crate) shards: usize,
+    pub(crate) lanes: usize,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) constant_hash: bool,
+}
+
+pub(crate) struct Engine {
+    pub(crate) commons: Commons,
+    shards: Box<[Shard]>,
+    hasher: KeyHasher,
+    timeline: Timeline,
+    fork: ForkMark,
+    closed: AtomicBool,
+    pub(crate) lease: Span,
+    max_outcome: usize,
+    store_id: u64,
+    housekeeping: Mutex<tend::Housekeeping>,
+    /// When a refused claim may look for expired keys again.
+    next_search: AtomicU64,
+}
+
+/// Blocks in which shards take units: keys and claims one by one, bytes in small pages.
+const UNIT_BLOCK: u64 = 64;
+const BYTE_BLOCK: u64 = 8 << 10;
+
+/// Bytes for growth beyond the fixed parts, without which a budget makes no sense.
+const GROWTH_BYTES: u64 = 64 << 10;
+
+impl Settings {
+    /// The least `max_bytes` these settings can work with.
+    pub(crate) fn min_bytes(&self) -> u64 {
+        self.shards as u64 * Shard::new_bytes() + space::min_bytes(self.lanes) + GROWTH_BYTES
+    }
+}
+
+impl Engine {
+    /// Makes an engine; the caller has checked that the budget is at least `min_bytes`.
+    pub(crate) fn new(settings: Settings) -> Option<Arc<Self>> {
+        let Settings {
+            ttl,
+            lease,
+            max_keys,
+            max_keys_per_scope,
+            max_bytes,
+            max_in_flight,
+            max_waiters,
+            max_outcome,
+            shards,
+            lanes,
+            clock,
+            constant_hash,
+        } = settings;
+        let timeline = Timeline::new(clock);
+        let now = timeline.now();
+        let bytes = Quota::new(max_bytes, shards, BYTE_BLOCK);
+        if !bytes.take_direct(shards as u64 * Shard::new_bytes()) {
+            return None;
+        }
+        let segments = Segments::new(space::segment_bytes(max_bytes), lanes, &bytes, now)?;
+        let hasher = KeyHasher::new(constant_hash);
+        Some(Arc::new(Engine {
+            commons: Commons {
+                segments,
+                pins: Pins::new(),
+                tables: Limbo::new(),
+                keys: Quota::new(max_keys, shards, UNIT_BLOCK),
+                flights: Quota::new(max_in_flight, shards, UNIT_BLOCK),
+                bytes,
+                scopes: max_keys_per_scope.map(Scopes::new),
+                sweep: Sweep::new(),
+                ttl,
+                max_waiters,
+                alarm: Arc::new(Alarm::new()),
+                replays: Replays::default(),
+            },
+            shards: (0..shards).map(Shard::new).collect(),
+            store_id: hasher.store_id(),
+            hasher,
+            timeline,
+            fork: ForkMark::new(),
+            closed: AtomicBool::new(false),
+            lease,
+            max_outcome,
+            housekeeping: Mutex::new(tend::Housekeeping::default()),
+            next_search: AtomicU64::new(0),
+        }))
+    }
+
+    pub(crate) fn store_id(&self) -> u64 {
+        self.store_id
+    }
+
+    pub(crate) fn clock(&self) -> &dyn Clock {
+        self.timeline.clock()
+    }
+
+    /// The door of calls that only read.
+    #[inline]
+    fn enter_reading(&self) -> Result<Tick> {
+        if self.closed.load(Ordering::Relaxed) {
+            return Err(Error::Closed);
+        }
+        Ok(self.timeline.now())
+    }
+
+    /// The door of calls that may change something.
+    #[inline]
+    pub(crate) fn enter(&self) -> Result<Tick> {
+        if !self.fork.is_ours() {
+            return Err(Error::Forked);
+        }
+        self.enter_reading()
+    }
+
+    /// The store's time, for answers that only tell it.
+    pub(crate) fn now(&self) -> Tick {
+        self.timeline.now()
+    }
+
+    /// Is this the process that made the store?
+    pub(crate) fn is_ours(&self) -> bool {
+        self.fork.is_ours()
+    }
+
+    pub(crate) fn keyed<'k>(&self, key: Key<'k>) -> Result<Keyed<'k>> {
+        let key = key.check()?;
+        Ok(Keyed {
+            key,
+            hash: self.hasher.hash(key),
+        })
+    }
+
+    #[inline]
+    fn shard(&self, k: Keyed<'_>) -> &Shard {
+        &self.shards[k.hash.shard(self.shards.len())]
+    }
+
+    /// Claims a key; never waits for another holder.
+    pub(crate) fn claim(&self, k: Keyed<'_>, wish: Wish) -> Result<Verdict> {
+        let now = self.enter()?;
+        let pin = self.commons.pins.pin();
+        if let Some(answer) = self.glimpse_claim(k, wish, now, &pin) {
+            return Ok(answer);
+        }
+        self.claim_locked(k, wish, now, &pin)
+    }
+
+    /// Answers a claim of a completed key without the lock.
+    #[inline]
+    fn glimpse_claim(&self, k: Keyed<'_>, wish: Wish, now: Tick, pin: &Guard) -> Option<Verdict> {
+        let Glimpse::Record(record) = self.shard(k).glimpse(k, &self.commons, pin) else {
+            return None;
+        };
+        let command = if wish.passing {
+            Command::FirstSeen
+        } else {
+            Command::Claim(wish.fingerprint)
+        };
+        match decide(&completed_state(&record), command, now) {
+            Decision::Replay => {
+                self.commons.replays.count(now.since(record.written()));
+                Some(Verdict::Completed(Outcome::of_record(&record, now)))
+            }
+            Decision::Mismatch => {
+                self.commons.replays.count_mismatch();
+                Some(Verdict::Mismatch(Mismatch {
+                    fingerprint: record.fingerprint(),
+                    status: Status::of_record(&record, now),
+                }))
+            }
+            _ => None,
+        }
+    }
+
+    fn claim_locked(&self, k: Keyed<'_>, wish: Wish, now: Tick, pin: &Guard) -> Result<Verdict> {
+        let answer = self.with_room(k, now, pin, |shard| shard.claim(&self.commons, k, wish, now, pin));
+        self.tend_a_little(now, pin);
+        answer
+    }
+
+    /// Runs something that may need room for a new key; if there is none, looks for expired
+    /// keys and tries once more.
+    fn with_room<R>(
+        &self,
+        k: Keyed<'_>,
+        now: Tick,
+        pin: &Guard,
+        mut attempt: impl FnMut(&mut crate::shard::Locked<'_>) -> Result<R, Refused>,
+    ) -> Result<R> {
+        let mut once = || {
+            let mut shard = self.shard(k).lock();
+            shard.tend_own(&self.commons, now, pin);
+            attempt(&mut shard)
+        };
+        once().or_else(|Refused| {
+            self.search_room(now, pin);
+            once().map_err(|Refused| self.at_capacity(now))
+        })
+    }
+
+    /// Reads a completed key's record without a lock; the closure runs under the epoch pin.
+    pub(crate) fn read<R>(
+        &self,
+        k: Keyed<'_>,
+        fingerprint: Option<Fingerprint>,
+        read: impl FnOnce(Stored<'_>) -> R,
+    ) -> Result<Lookup<R>> {
+        let now = self.enter_reading()?;
+        let pin = self.commons.pins.pin();
+        let shard = self.shard(k);
+        let record = match shard.glimpse(k, &self.commons, &pin) {
+            Glimpse::Record(record) => record,
+            Glimpse::Nothing => return Ok(Lookup::Miss),
+            Glimpse::Perhaps => match shard.lock().find_record(k, &self.commons, &pin) {
+                Some(record) => record,
+                None => return Ok(Lookup::Miss),
+            },
+        };
+        Ok(self.lend(&record, fingerprint, now, read))
+    }
+
+    #[inline]
+    fn lend<R>(
+        &self,
+        record: &Record<'_>,
+        fingerprint: Option<Fingerprint>,
+        now: Tick,
+        read: impl FnOnce(Stored<'_>) -> R,
+    ) -> Lookup<R> {
+        if record.deadline() <= now {
+            return Lookup::Miss;
+        }
+        if fingerprint.is_some_and(|f| f != record.fingerprint()) {
+            self.commons.replays.count_mismatch();
+            return Lookup::Mismatch;
+        }
+        if fingerprint.is_some() {
+            self.commons.replays.count(now.since(record.written()));
+        }
+        Lookup::Hit(read(Stored::of_record(record, now)))
+    }
+
+    /// Asks for what a batch will touch: first the buckets of all keys, then their records.
+    pub(crate) fn prefetch(&self, batch: &[Keyed<'_>]) {
+        let pin = self.commons.pins.pin();
+        for k in batch {
+            self.shard(*k).buckets(&pin).prefetch(k.hash.tag());
+        }
+        for k in batch {
+            self.shard(*k).prefetch_record(*k, &self.commons, &pin);
+        }
+    }
+
+    fn at_capacity(&self, now: Tick) -> Error {
+        self.commons.replays.count_at_capacity();
+        Error::AtCapacity {
+            retry_after: self.retry_after(now),
+        }
+    }
+
+    /// Adds up what the shards have counted.
+    pub(crate) fn stats(&self) -> Stats {
+        let now = self.timeline.now();
+        let c = &self.commons;
+        let mut sum = Tally::default();
+        let (mut flying, mut interrupted, mut waiters, mut index) = (0, 0, 0, 0);
+        let mut idle = [0; 3];
+        for shard in &self.shards {
+            let shard = shard.lock();
+            sum.add(&shard.tally);
+            let open = shard.open_claims(now);
+            flying += open.0;
+            interrupted += open.1;
+            waiters += shard.waiters();
+            index += shard.index_bytes();
+            for (total, units) in idle.iter_mut().zip(shard.credits()) {
+                *total += units;
+            }
+        }
+        let (segments, used) = c.segments.used();
+        Stats {
+            acquired: sum.acquired,
+            completed: sum.completed,
+            released: sum.released,
+            replays: c.replays.ages().total(),
+            in_flight_answers: sum.in_flight,
+            interrupted_answers: sum.interrupted,
+            mismatches: sum.mismatches + c.replays.mismatches(),
+            at_capacity: c.replays.at_capacity(),
+            stale_completes: sum.stale_completes,
+            stale_others: sum.stale_others,
+            takeovers: sum.takeovers,
+            guards_dropped: sum.guards_dropped,
+            leases_lapsed: sum.lapsed,
+            forgotten: sum.forgotten,
+            keys_live: c.keys.taken().saturating_sub(idle[0]),
+            keys_in_flight: flying,
+            keys_interrupted: interrupted,
+            expired_unreclaimed: c.sweep.stale(),
+            waiters,
+            bytes_reserved: c.bytes.taken().saturating_sub(idle[2]),
+            bytes_used: used,
+            bytes_index: index,
+            bytes_epoch_pending: c.segments.pending_bytes() + c.tables.bytes(),
+            bytes_limit: c.bytes.limit(),
+            segments,
+            index_rebuilds: sum.rebuilds,
+            replay_ages: c.replays.ages(),
+        }
+    }
+}
+
+/// What reading a key comes to.
+pub(crate) enum Lookup<R> {
+    Hit(R),
+    Miss,
+    Mismatch,
+}

@@ -1,0 +1,271 @@
+//! Housekeeping of the whole store: a little with every change, the rest when asked or by the
+//! helper thread, which does nothing else.
+//!
+//! Every step is bounded, and none decides an answer: without any of it the store answers the
+//! same, only its memory comes back later.
+
+use super::Engine;
+use crate::clock::Tick;
+use crate::segment::space::Doomed;
+use crate::shard::tend::Tended;
+use crate::shard::{Commons, Keyed, Locked};
+use crate::sync::{Arc, Ordering, Weak};
+use crossbeam_epoch::Guard;
+use std::time::Duration;
+
+/// Steps of a shard's lease wheel and buckets of its sweep that a call spends on its own shard.
+const OWN_STEPS: usize = 4;
+const OWN_BUCKETS: u32 = 16;
+/// The same for each visit of the helper and of `maintain`.
+const VISIT_STEPS: usize = 256;
+const VISIT_BUCKETS: u32 = 512;
+/// Records unlinked in one step from a segment about to be retired.
+const WALK_RECORDS: usize = 256;
+/// Shards searched for expired keys by one refused claim.
+const SEARCH_SHARDS: usize = 64;
+/// A sweep starts when more than one slot in twenty is stale, and this many at least...
+const SWEEP_SHARE: u64 = 20;
+const SWEEP_LEAST: u64 = 1_024;
+/// ... or when this many segment ids wait for one.
+const SWEEP_IDS: usize = 256;
+
+/// What is under way; whoever holds the lock goes on with it.
+#[derive(Default)]
+pub(super) struct Housekeeping {
+    /// A segment whose records are being unlinked one by one, and the next word to look at.
+    walk: Option<(Doomed, usize)>,
+    /// The next shard to search for expired keys.
+    search_at: usize,
+}
+
+impl Locked<'_> {
+    /// What a call does for its own shard.
+    #[inline]
+    pub(super) fn tend_own(&mut self, c: &Commons, now: Tick, pin: &Guard) {
+        if self.is_due(now) {
+            self.tick(c, now, OWN_STEPS, pin);
+        }
+        if c.sweep.is_running() {
+            self.sweep(c, OWN_BUCKETS, pin);
+        }
+    }
+}
+
+impl Engine {
+    /// What a call does for the store: at most one segment retired and one given back.
+    #[inline]
+    pub(super) fn tend_a_little(&self, now: Tick, pin: &Guard) {
+        let segments = &self.commons.segments;
+        if segments.next_due() <= now.0 || segments.pending_bytes() > 0 || self.commons.tables.bytes() > 0 {
+            self.tend_segments(now, pin);
+        }
+        if segments.wants_spare() {
+            self.commons.alarm.ring();
+        }
+    }
+
+    /// One step of the life of segments; true if there may be more to do now.
+    #[cold]
+    fn tend_segments(&self, now: Tick, pin: &Guard) -> bool {
+        let Some(mut keeping) = self.housekeeping.try_lock() else {
+            return false;
+        };
+        let c = &self.commons;
+        c.segments.seal_idle(now);
+        let retired = self.retire_one(&mut keeping, now, pin);
+        let freed = c.segments.reap(now, &c.bytes) | self.reap_table();
+        self.start_sweep();
+        retired | freed
+    }
+
+    /// Retires one segment that is due, or goes on unlinking its records.
+    fn retire_one(&self, keeping: &mut Housekeeping, now: Tick, pin: &Guard) -> bool {
+        let c = &self.commons;
+        let next = keeping.walk.take().or_else(|| {
+            let doomed = c.segments.take_doomed(now)?;
+            if doomed.live() > 0 {
+                c.keys.give_direct(doomed.live());
+            }
+            let from = doomed.words().start;
+            Some((doomed, from))
+        });
+        let Some((doomed, from)) = next else { return false };
+        // Only counts by scope need to know whose records these are.
+        if c.scopes.is_some()
+            && let Some(at) = self.unlink_some(&doomed, from, pin)
+        {
+            keeping.walk = Some((doomed, at));
+            return true;
+        }
+        if c.scopes.is_none() {
+            c.sweep.add_stale(doomed.live());
+        }
+        c.segments.retire(doomed, pin);
+        true
+    }
+
+    /// Unlinks the next records of a segment; returns where to go on, unless it is done.
+    fn unlink_some(&self, doomed: &Doomed, from: usize, pin: &Guard) -> Option<usize> {
+        let c = &self.commons;
+        let mut word = from;
+        for _ in 0..WALK_RECORDS {
+            if word >= doomed.words().end {
+                return None;
+            }
+            let at = doomed.address(word);
+            let record = c.segments.table.record(at, pin)?;
+            let key = record.key()?;
+            let k = Keyed {
+                key,
+                hash: self.hasher.hash(key),
+            };
+            self.shard(k).lock().unlink(c, k, at, pin);
+            word += record.len_words();
+        }
+        Some(word)
+    }
+
+    fn reap_table(&self) -> bool {
+        let Some(table) = self.commons.tables.take() else {
+            return false;
+        };
+        let bytes = table.bytes();
+        drop(table);
+        self.commons.bytes.give_direct(bytes);
+        true
+    }
+
+    /// Starts a round of sweeping if enough has become stale. The caller holds the lock of the
+    /// housekeeping, so nobody else does.
+    fn start_sweep(&self) {
+        let c = &self.commons;
+        if c.sweep.is_running() {
+            return;
+        }
+        let stale = c.sweep.stale();
+        let many = stale >= SWEEP_LEAST && stale >= c.keys.taken() / SWEEP_SHARE;
+        if many || c.segments.unswept_ids() >= SWEEP_IDS {
+            c.segments.sweep_started();
+            c.sweep.start(self.shards.len());
+        }
+    }
+
+    /// A claim was refused: collects what the shards hold unused, and looks for expired keys in
+    /// some of them.
+    #[cold]
+    pub(super) fn search_room(&self, now: Tick, pin: &Guard) {
+        let c = &self.commons;
+        let fresh = [&c.keys, &c.flights, &c.bytes].map(|quota| quota.tighten());
+        if fresh.contains(&true) {
+            for shard in &self.shards {
+                shard.lock().return_credits(c);
+            }
+        }
+        // Nothing expires within a tick; and in a flood of refused claims the search takes at
+        // most an eighth of the time.
+        if now.0 < self.next_search.load(Ordering::Relaxed) {
+            return;
+        }
+        let began = self.clock().monotonic();
+        {
+            let Some(mut keeping) = self.housekeeping.try_lock() else {
+                return;
+            };
+            c.segments.seal_idle(now);
+            for _ in 0..4 {
+                self.retire_one(&mut keeping, now, pin);
+            }
+            pin.flush();
+            while c.segments.reap(now, &c.bytes) | self.reap_table() {}
+            for _ in 0..SEARCH_SHARDS.min(self.shards.len()) {
+                keeping.search_at = (keeping.search_at + 1) % self.shards.len();
+                let mut shard = self.shards[keeping.search_at].lock();
+                shard.tick(c, now, VISIT_STEPS, pin);
+                shard.expire(c, now, pin);
+            }
+        }
+        let cost = self.clock().monotonic().saturating_sub(began);
+        let pause = (8 * cost.as_millis() as u64).max(1);
+        self.next_search.store(now.0 + pause, Ordering::Relaxed);
+    }
+
+    /// When a refused claim may be tried again: when the next segment is due, but soon, for
+    /// claims end and keys are forgotten at any time.
+    pub(super) fn retry_after(&self, now: Tick) -> Duration {
+        let due = Tick(self.commons.segments.next_due());
+        due.since(now)
+            .clamp(Duration::from_millis(10), Duration::from_secs(1))
+    }
+
+    /// Does housekeeping for about `budget`; true if there is more to do now.
+    pub(crate) fn maintain(&self, now: Tick, budget: Duration) -> bool {
+        let c = &self.commons;
+        let began = self.clock().monotonic();
+        let in_time = || self.clock().monotonic().saturating_sub(began) < budget;
+        // What is unlinked gets free as the epoch advances, which takes a few pins.
+        let mut idle_turns = 0;
+        while idle_turns < 4 {
+            if !in_time() {
+                return true;
+            }
+            let pin = c.pins.pin();
+            pin.flush();
+            let mut busy = self.tend_segments(now, &pin);
+            busy |= c.segments.trim_pool(now, &c.bytes);
+            idle_turns = if busy { 0 } else { idle_turns + 1 };
+        }
+        for shard in &self.shards {
+            if !shard.is_due(now) && !c.sweep.is_running() {
+                continue;
+            }
+            let pin = c.pins.pin();
+            loop {
+                if !in_time() {
+                    return true;
+                }
+                let mut shard = shard.lock();
+                let ticked = shard.tick(c, now, VISIT_STEPS, &pin);
+                let swept = shard.sweep(c, VISIT_BUCKETS, &pin);
+                if ticked == Tended::Done && swept == Tended::Done {
+                    shard.shrink(c, &pin);
+                    break;
+                }
+            }
+        }
+        c.segments.pending_bytes() > 0 || c.tables.bytes() > 0
+    }
+
+    /// When the helper has something to do next.
+    fn next_due(&self, now: Tick) -> Tick {
+        /// An idle store is looked at this often.
+        const IDLE: u64 = 1_000;
+        let shards = self.shards.iter().map(|s| s.due()).min().unwrap_or(u64::MAX);
+        let due = shards.min(self.commons.segments.next_due());
+        Tick(due.max(now.0 + 1).min(now.0 + IDLE))
+    }
+}
+
+/// The helper thread: does what `maintain` does, until the engine is gone or closed.
+pub(crate) fn run_helper(engine: Weak<Engine>) {
+    /// What one turn may take before others get the locks again.
+    const TURN: Duration = Duration::from_millis(5);
+    loop {
+        let Some(strong) = engine.upgrade() else { return };
+        if strong.is_closed() {
+            return;
+        }
+        let Ok(now) = strong.enter() else { return };
+        let more = strong.maintain(now, TURN);
+        strong.commons.segments.prepare(now, &strong.commons.bytes);
+        let now = strong.timeline.now();
+        let until = if more {
+            Tick(now.0 + 1)
+        } else {
+            strong.next_due(now)
+        };
+        let alarm: Arc<_> = strong.commons.alarm.clone();
+        // Not held while asleep: the last handle's drop must end the engine at once.
+        drop(strong);
+        alarm.sleep(now, until);
+    }
+}

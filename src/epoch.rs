@@ -1,0 +1,191 @@
+//! Who may still be reading: pins, and the limbo of what has been unlinked.
+//!
+//! Readers take no lock; they pin the store's epoch while they look. What a reader might still
+//! see is unlinked first and waits in the [`Limbo`] until every pin of that time is gone. Only
+//! few and big things go this way (segments, bucket arrays), never single records.
+//!
+//! The limbo owns what waits in it; the epoch only raises a flag. So the store knows how many
+//! bytes are held up, and when it is dropped everything goes at once instead of lingering in
+//! the bags of idle threads.
+
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, Weak};
+use crossbeam_epoch::{Collector, Guard, LocalHandle};
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+
+/// A collector of the store's own, so that nobody else's pins can hold its memory.
+pub(crate) struct Pins {
+    collector: Collector,
+    id: u64,
+    /// Handles of stores that are gone are dropped by this.
+    alive: Arc<()>,
+}
+
+struct Local {
+    store: u64,
+    alive: Weak<()>,
+    handle: LocalHandle,
+}
+
+thread_local! {
+    static LOCALS: RefCell<Vec<Local>> = const { RefCell::new(Vec::new()) };
+    static STRIPE: Cell<usize> = const { Cell::new(usize::MAX) };
+}
+
+impl Pins {
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Pins {
+            collector: Collector::new(),
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            alive: Arc::new(()),
+        }
+    }
+
+    /// Pins the epoch: what can be reached now stays until the guard is dropped.
+    #[inline]
+    pub(crate) fn pin(&self) -> Guard {
+        let known = LOCALS.try_with(|locals| {
+            let locals = locals.try_borrow().ok()?;
+            let local = locals.iter().find(|l| l.store == self.id)?;
+            Some(local.handle.pin())
+        });
+        match known {
+            Ok(Some(guard)) => guard,
+            _ => self.pin_first(),
+        }
+    }
+
+    /// The first pin of this thread; also the way of a thread that is just ending and has no
+    /// place of its own left to keep a handle.
+    #[cold]
+    fn pin_first(&self) -> Guard {
+        let handle = self.collector.register();
+        let guard = handle.pin();
+        let _ = LOCALS.try_with(|locals| {
+            if let Ok(mut locals) = locals.try_borrow_mut() {
+                locals.retain(|l| l.alive.strong_count() > 0);
+                locals.push(Local {
+                    store: self.id,
+                    alive: Arc::downgrade(&self.alive),
+                    handle,
+                });
+            }
+        });
+        guard
+    }
+}
+
+/// A small number that differs between threads, to spread them over lanes and counters.
+#[inline]
+pub(crate) fn thread_stripe() -> usize {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    STRIPE
+        .try_with(|stripe| {
+            if stripe.get() == usize::MAX {
+                stripe.set(NEXT.fetch_add(1, Ordering::Relaxed) as usize);
+            }
+            stripe.get()
+        })
+        .unwrap_or(0)
+}
+
+struct Waiting<T> {
+    /// Raised by the epoch when nobody can see the item any more.
+    free: Arc<AtomicBool>,
+    bytes: u64,
+    item: T,
+}
+
+/// Things unlinked, until the last reader that may have seen them is gone.
+pub(crate) struct Limbo<T> {
+    items: Mutex<VecDeque<Waiting<T>>>,
+    bytes: AtomicU64,
+}
+
+impl<T> Limbo<T> {
+    pub(crate) fn new() -> Self {
+        Limbo {
+            items: Mutex::new(VecDeque::new()),
+            bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// Takes an item that new readers can no longer reach.
+    pub(crate) fn put(&self, pin: &Guard, item: T, bytes: u64) {
+        let free = Arc::new(AtomicBool::new(false));
+        let raise = free.clone();
+        // Release and, in `take`, Acquire: what readers did before they unpinned happens
+        // before the item is reused.
+        pin.defer(move || raise.store(true, Ordering::Release));
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.items.lock().push_back(Waiting { free, bytes, item });
+        // Bags are handed over when full or flushed; ours hold one item.
+        pin.flush();
+    }
+
+    /// Takes out one item nobody sees any more, oldest first.
+    pub(crate) fn take(&self) -> Option<T> {
+        if self.bytes.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        let mut items = self.items.lock();
+        if !items.front()?.free.load(Ordering::Acquire) {
+            return None;
+        }
+        let waiting = items.pop_front()?;
+        self.bytes.fetch_sub(waiting.bytes, Ordering::Relaxed);
+        Some(waiting.item)
+    }
+
+    /// Bytes unlinked and not yet free.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn push_on(pins: &Pins) {
+        for _ in 0..4 {
+            pins.pin().flush();
+        }
+    }
+
+    #[test]
+    fn an_item_leaves_the_limbo_only_after_the_pins_of_its_time() {
+        let pins = Pins::new();
+        let limbo = Limbo::new();
+        let reader = pins.pin();
+        limbo.put(&pins.pin(), "item", 8);
+        push_on(&pins);
+        assert_eq!(limbo.take(), None);
+        assert_eq!(limbo.bytes(), 8);
+        drop(reader);
+        push_on(&pins);
+        assert_eq!(limbo.take(), Some("item"));
+        assert_eq!(limbo.bytes(), 0);
+    }
+
+    #[test]
+    fn another_stores_pins_hold_nothing_up() {
+        let (pins, other) = (Pins::new(), Pins::new());
+        let limbo = Limbo::new();
+        let _foreign = other.pin();
+        limbo.put(&pins.pin(), (), 1);
+        push_on(&pins);
+        assert!(limbo.take().is_some());
+    }
+
+    #[test]
+    fn handles_of_dropped_stores_are_forgotten() {
+        for _ in 0..100 {
+            drop(Pins::new().pin());
+        }
+        let pins = Pins::new();
+        drop(pins.pin());
+        LOCALS.with(|l| assert!(l.borrow().len() <= 2));
+    }
+}

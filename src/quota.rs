@@ -1,0 +1,179 @@
+//! Limits that are exact at the edge and cost nothing far from it.
+//!
+//! A [`Quota`] hands its units to the shards in small blocks; a shard pays from its block
+//! under a lock it holds anyway and touches the shared count only when the block is empty.
+//! When a shard is refused, the quota turns *tight*: from then on units come and go one by one,
+//! the store collects the blocks of all shards once, and a refusal means that every unit is
+//! really in use. Well below the limit it relaxes again.
+
+use crate::sync::{AtomicBool, AtomicU64, Ordering};
+
+pub(crate) struct Quota {
+    limit: u64,
+    left: AtomicU64,
+    /// How many shards share what is left; sizes their blocks.
+    shards: u64,
+    max_block: u64,
+    tight: AtomicBool,
+}
+
+/// Units a shard has taken and not used.
+#[derive(Default)]
+pub(crate) struct Credit(u64);
+
+impl Credit {
+    pub(crate) fn units(&self) -> u64 {
+        self.0
+    }
+}
+
+impl Quota {
+    pub(crate) fn new(limit: u64, shards: usize, max_block: u64) -> Self {
+        Quota {
+            limit,
+            left: AtomicU64::new(limit),
+            shards: shards as u64,
+            max_block,
+            tight: AtomicBool::new(false),
+        }
+    }
+
+    /// Takes `units` through a shard's credit.
+    #[inline]
+    pub(crate) fn take(&self, units: u64, credit: &mut Credit) -> bool {
+        if credit.0 >= units {
+            credit.0 -= units;
+            return true;
+        }
+        self.refill(units, credit)
+    }
+
+    #[cold]
+    fn refill(&self, units: u64, credit: &mut Credit) -> bool {
+        let missing = units - credit.0;
+        let spare = if self.tight.load(Ordering::Relaxed) {
+            0
+        } else {
+            let fair = self.left.load(Ordering::Relaxed) / (4 * self.shards);
+            fair.min(self.max_block)
+        };
+        for want in [missing + spare, missing] {
+            if self.take_direct(want) {
+                credit.0 = credit.0 + want - units;
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Gives `units` back through a shard's credit.
+    #[inline]
+    pub(crate) fn give(&self, units: u64, credit: &mut Credit) {
+        credit.0 += units;
+        if credit.0 > 2 * self.max_block {
+            let surplus = credit.0 - self.max_block;
+            credit.0 = self.max_block;
+            self.give_direct(surplus);
+        } else if self.tight.load(Ordering::Relaxed) {
+            self.collect(credit);
+        }
+    }
+
+    /// Takes a shard's unused units back.
+    pub(crate) fn collect(&self, credit: &mut Credit) {
+        let units = std::mem::take(&mut credit.0);
+        if units > 0 {
+            self.give_direct(units);
+        }
+    }
+
+    /// Takes units that belong to no shard, all or nothing.
+    pub(crate) fn take_direct(&self, units: u64) -> bool {
+        // Relaxed: the count guards no other memory.
+        self.left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                left.checked_sub(units)
+            })
+            .is_ok()
+    }
+
+    pub(crate) fn give_direct(&self, units: u64) {
+        let left = self.left.fetch_add(units, Ordering::Relaxed) + units;
+        debug_assert!(left <= self.limit, "more given back than was taken");
+        if left > self.limit / 8 && self.tight.load(Ordering::Relaxed) {
+            self.tight.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Turns the quota tight. True if it was not: then the caller collects every shard's
+    /// credit and tries again.
+    pub(crate) fn tighten(&self) -> bool {
+        !self.tight.swap(true, Ordering::Relaxed)
+    }
+
+    /// Units taken, the shards' unused credit among them.
+    pub(crate) fn taken(&self) -> u64 {
+        self.limit - self.left.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn limit(&self) -> u64 {
+        self.limit
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_unit_can_be_used_once_it_is_tight() {
+        let quota = Quota::new(1_000, 4, 64);
+        let mut credits: [Credit; 4] = Default::default();
+        let mut used = 0;
+        'refused: loop {
+            for i in 0..4 {
+                if quota.take(1, &mut credits[i]) {
+                    used += 1;
+                    continue;
+                }
+                if !quota.tighten() {
+                    break 'refused;
+                }
+                credits.iter_mut().for_each(|c| quota.collect(c));
+            }
+        }
+        assert_eq!(used, 1_000);
+        quota.give(1, &mut credits[0]);
+        assert!(
+            quota.take(1, &mut credits[3]),
+            "what one shard gives another may take"
+        );
+        assert!(!quota.take(1, &mut credits[0]));
+    }
+
+    #[test]
+    fn far_from_the_limit_the_shared_count_rests() {
+        let quota = Quota::new(1 << 20, 4, 64);
+        let mut credit = Credit::default();
+        assert!(quota.take(1, &mut credit));
+        let taken = quota.taken();
+        for _ in 0..60 {
+            assert!(quota.take(1, &mut credit));
+        }
+        for _ in 0..61 {
+            quota.give(1, &mut credit);
+        }
+        assert_eq!(quota.taken(), taken);
+    }
+
+    #[test]
+    fn all_or_nothing() {
+        let quota = Quota::new(10, 1, 64);
+        let mut credit = Credit::default();
+        assert!(!quota.take(11, &mut credit));
+        assert!(quota.take(10, &mut credit));
+        assert!(!quota.take(1, &mut credit));
+        quota.give(10, &mut credit);
+        assert!(quota.take_direct(10 - credit.units()));
+    }
+}

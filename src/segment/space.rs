@@ -1,0 +1,494 @@
+//! The life of segments: opened for a lane, sealed when full or old, retired at the latest
+//! deadline inside, given back after the last reader, and the id reissued after the last slot.
+//!
+//! ```text
+//!   free id --open--> head --seal--> sealed --due--> retired --grace--> mapping reused or unmapped
+//!      ^                                                |
+//!      +------------- grace <-- swept <-- in a sweep <--+-- unswept id
+//! ```
+//!
+//! Retiring looks at no record: each one in the segment has expired already, lookups say so
+//! without help, so only memory changes hands. Slots that still point there are cleared by the
+//! sweep (see `shard`).
+//!
+//! Room that must not fail: while *the reserve* is there, one more segment can always be
+//! opened. Only completions that a claim has set room aside for may use it, and until it is
+//! restored no new key is admitted.
+
+use super::lane::{FIRST_BYTES, Lane, Open};
+use super::record::{Completed, TimeBase};
+use super::table::{Address, HEADER_WORDS, MAX_SEGMENTS, SegmentTable};
+use super::words::{Mapping, WORD};
+use crate::clock::{Span, Tick};
+use crate::epoch::{Limbo, thread_stripe};
+use crate::quota::Quota;
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
+use crate::wheel::{Advance, Wheel};
+use crossbeam_epoch::Guard;
+use std::collections::HashMap;
+
+/// The largest segment that holds more than one record.
+pub(crate) const MAX_SEGMENT_BYTES: usize = 4 << 20;
+/// The smallest; used when the budget is small.
+pub(crate) const MIN_SEGMENT_BYTES: usize = 64 << 10;
+/// Mappings kept for the next segment instead of unmapped.
+const POOL: usize = 4;
+/// Mappings that nothing was opened from for this long are unmapped.
+const POOL_IDLE: Span = Span::from_millis(5_000);
+
+/// The budget has no room for another segment.
+#[derive(Debug)]
+pub(crate) struct NoRoom;
+
+/// A segment nobody writes to any more.
+struct Sealed {
+    mapping: Arc<Mapping>,
+    used: u64,
+}
+
+/// A segment whose every record has expired, about to be retired.
+pub(crate) struct Doomed {
+    id: u32,
+    mapping: Arc<Mapping>,
+    live: u64,
+}
+
+/// What waits for the last reader.
+enum Remains {
+    Mapping(Arc<Mapping>),
+    Ids(Vec<u32>),
+}
+
+struct Space {
+    /// Sealed segments by their latest deadline; the payload is the id.
+    wheel: Wheel,
+    sealed: HashMap<u32, Sealed>,
+    next_id: u32,
+    free_ids: Vec<u32>,
+    /// Retired, and a sweep that starts now would clear their slots.
+    unswept: Vec<u32>,
+    /// Waiting for the sweep under way.
+    sweeping: Vec<u32>,
+    pool: Vec<Arc<Mapping>>,
+    /// When a full-sized segment was last opened.
+    last_open: Tick,
+    used_sealed: u64,
+}
+
+pub(crate) struct Segments {
+    pub(crate) table: SegmentTable,
+    lanes: Box<[Mutex<Lane>]>,
+    space: Mutex<Space>,
+    limbo: Limbo<Remains>,
+    segment_bytes: usize,
+    /// One segment's bytes are set aside.
+    reserve: AtomicBool,
+    /// A full-sized segment was opened and no spare is left.
+    hungry: AtomicBool,
+    /// No head has to be sealed before this.
+    next_idle: AtomicU64,
+    /// No sealed segment is due before this.
+    next_due: AtomicU64,
+}
+
+impl Segments {
+    /// Takes the reserve out of `bytes`; `None` if it does not fit.
+    pub(crate) fn new(segment_bytes: usize, lanes: usize, bytes: &Quota, now: Tick) -> Option<Self> {
+        debug_assert!((MIN_SEGMENT_BYTES..=MAX_SEGMENT_BYTES).contains(&segment_bytes));
+        if !bytes.take_direct(segment_bytes as u64) {
+            return None;
+        }
+        // Ids wait for sweeps, so there are more of them than segments fit into the budget.
+        let fit = bytes.limit() / MIN_SEGMENT_BYTES as u64;
+        let ids = fit
+            .saturating_mul(4)
+            .saturating_add(256)
+            .min(u64::from(MAX_SEGMENTS));
+        Some(Segments {
+            table: SegmentTable::new(ids as u32),
+            lanes: (0..lanes).map(|_| Mutex::new(Lane::new(segment_bytes))).collect(),
+            space: Mutex::new(Space {
+                wheel: Wheel::new(now.0),
+                sealed: HashMap::new(),
+                next_id: 0,
+                free_ids: Vec::new(),
+                unswept: Vec::new(),
+                sweeping: Vec::new(),
+                pool: Vec::new(),
+                last_open: now,
+                used_sealed: 0,
+            }),
+            limbo: Limbo::new(),
+            segment_bytes,
+            reserve: AtomicBool::new(true),
+            hungry: AtomicBool::new(false),
+            next_idle: AtomicU64::new(u64::MAX),
+            next_due: AtomicU64::new(u64::MAX),
+        })
+    }
+
+    /// Writes a record and says where. It is not published yet: the caller stores the address
+    /// in a slot, under an epoch pinned before this call.
+    ///
+    /// `covered`: the claim has set room aside for this record, so the reserve may be used.
+    ///
+    /// # Errors
+    ///
+    /// [`NoRoom`] if the budget has none. Never for a covered record while every claim keeps
+    /// what it set aside.
+    #[inline]
+    pub(crate) fn append(
+        &self,
+        record: &Completed<'_>,
+        covered: bool,
+        bytes: &Quota,
+    ) -> Result<Address, NoRoom> {
+        let mut lane = self.lanes[thread_stripe() % self.lanes.len()].lock();
+        if let Some(at) = lane.put(record, &self.table) {
+            return Ok(at);
+        }
+        if let Some(at) = self.append_to_new(&mut lane, record, bytes) {
+            return Ok(at);
+        }
+        drop(lane);
+        if covered {
+            self.append_somehow(record, bytes)
+        } else {
+            Err(NoRoom)
+        }
+    }
+
+    #[cold]
+    fn append_to_new(&self, lane: &mut Lane, record: &Completed<'_>, bytes: &Quota) -> Option<Address> {
+        if lane.is_full_of_heads(record.ttl)
+            && let Some(at) = lane.put_anywhere(record, &self.table)
+        {
+            return Some(at);
+        }
+        let need = (HEADER_WORDS + record.words(record.ttl)) * WORD;
+        if need > self.segment_bytes {
+            let mut own = self.open(need.next_multiple_of(MIN_SEGMENT_BYTES), record, bytes)?;
+            let at = own.put(record, &self.table);
+            self.seal(own);
+            return at;
+        }
+        let wish = lane
+            .next_bytes(record.ttl)
+            .max(need.next_multiple_of(MIN_SEGMENT_BYTES));
+        let open = self
+            .open(wish.min(self.segment_bytes), record, bytes)
+            .or_else(|| self.open(need.next_multiple_of(MIN_SEGMENT_BYTES), record, bytes))?;
+        self.put_first(lane, open, record)
+    }
+
+    fn put_first(&self, lane: &mut Lane, mut open: Open, record: &Completed<'_>) -> Option<Address> {
+        let at = open.put(record, &self.table);
+        if let Some(full) = lane.replace(open) {
+            self.seal(full);
+        }
+        if let Some(idle) = lane.next_idle() {
+            self.next_idle.fetch_min(idle.0, Ordering::Relaxed);
+        }
+        at
+    }
+
+    /// For a record that must not be refused: any head of any lane, else the reserve.
+    #[cold]
+    fn append_somehow(&self, record: &Completed<'_>, bytes: &Quota) -> Result<Address, NoRoom> {
+        // Two rounds: while one thread opens the reserve, another may have missed it.
+        for _ in 0..2 {
+            for lane in &self.lanes {
+                if let Some(at) = lane.lock().put_anywhere(record, &self.table) {
+                    return Ok(at);
+                }
+            }
+            self.restore_reserve(bytes);
+            let mut lane = self.lanes[0].lock();
+            if let Some(at) = lane.put_anywhere(record, &self.table) {
+                return Ok(at);
+            }
+            if self.reserve.swap(false, Ordering::Relaxed) {
+                // Counted in whole seconds, so that records of every ttl fit in.
+                let time = TimeBase::coarse(record.written, record.ttl);
+                match self.open_counted(self.segment_bytes, time) {
+                    Some(open) => return self.put_first(&mut lane, open, record).ok_or(NoRoom),
+                    None => self.reserve.store(true, Ordering::Relaxed),
+                }
+            }
+        }
+        Err(NoRoom)
+    }
+
+    /// Is the reserve there? If not, tries to take it from what has become free.
+    #[inline]
+    pub(crate) fn has_reserve(&self, bytes: &Quota) -> bool {
+        self.reserve.load(Ordering::Relaxed) || self.restore_reserve(bytes)
+    }
+
+    #[cold]
+    fn restore_reserve(&self, bytes: &Quota) -> bool {
+        let size = self.segment_bytes as u64;
+        if !self.reserve.load(Ordering::Relaxed) && bytes.take_direct(size) {
+            if self.reserve.swap(true, Ordering::Relaxed) {
+                bytes.give_direct(size);
+            }
+            return true;
+        }
+        self.reserve.load(Ordering::Relaxed)
+    }
+
+    /// Opens a segment of `size` bytes if the budget has room for it.
+    fn open(&self, size: usize, record: &Completed<'_>, bytes: &Quota) -> Option<Open> {
+        let time = TimeBase::new(record.written, record.ttl);
+        if size == self.segment_bytes
+            && let Some(mapping) = self.take_pooled(record.written)
+        {
+            return self.open_mapping(mapping, time);
+        }
+        if !bytes.take_direct(size as u64) {
+            return None;
+        }
+        let open = self.open_counted(size, time);
+        if open.is_none() {
+            bytes.give_direct(size as u64);
+        }
+        open
+    }
+
+    fn take_pooled(&self, now: Tick) -> Option<Arc<Mapping>> {
+        let mut space = self.space.lock();
+        space.last_open = now;
+        let mapping = space.pool.pop();
+        if space.pool.is_empty() {
+            self.hungry.store(true, Ordering::Relaxed);
+        }
+        mapping
+    }
+
+    /// Should the helper prepare a mapping now?
+    #[inline]
+    pub(crate) fn wants_spare(&self) -> bool {
+        self.hungry.load(Ordering::Relaxed) && self.hungry.swap(false, Ordering::Relaxed)
+    }
+
+    /// Opens a segment whose bytes are in the budget already.
+    fn open_counted(&self, size: usize, time: TimeBase) -> Option<Open> {
+        let mapping = Mapping::anonymous(size).ok()?;
+        self.open_mapping(Arc::new(mapping), time)
+    }
+
+    fn open_mapping(&self, mapping: Arc<Mapping>, time: TimeBase) -> Option<Open> {
+        let id = {
+            let mut space = self.space.lock();
+            match space.free_ids.pop() {
+                Some(id) => id,
+                None if space.next_id < self.table.ids() => {
+                    space.next_id += 1;
+                    space.next_id - 1
+                }
+                None => return None,
+            }
+        };
+        self.table.open(id, &mapping, &time);
+        Some(Open::new(id, mapping, time))
+    }
+
+    fn seal(&self, open: Open) {
+        let used = (open.cursor * WORD) as u64;
+        let mut space = self.space.lock();
+        space.wheel.insert(open.latest.0, open.id);
+        space.used_sealed += used;
+        let mapping = open.mapping;
+        space.sealed.insert(open.id, Sealed { mapping, used });
+        self.next_due.fetch_min(open.latest.0, Ordering::Relaxed);
+    }
+
+    /// Seals heads whose time is over. Cheap when there are none.
+    pub(crate) fn seal_idle(&self, now: Tick) {
+        if self.next_idle.load(Ordering::Relaxed) > now.0 {
+            return;
+        }
+        // Reset first: a head opened from here on lowers it again.
+        self.next_idle.store(u64::MAX, Ordering::Relaxed);
+        for lane in &self.lanes {
+            let mut lane = lane.lock();
+            while let Some(open) = lane.take_idle(now) {
+                self.seal(open);
+            }
+            if let Some(idle) = lane.next_idle() {
+                self.next_idle.fetch_min(idle.0, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Takes one segment that is due: its latest deadline has passed.
+    pub(crate) fn take_doomed(&self, now: Tick) -> Option<Doomed> {
+        if self.next_due.load(Ordering::Relaxed) > now.0 {
+            return None;
+        }
+        let mut space = self.space.lock();
+        let mut due = None;
+        // One firing at a time; cascades are bounded too.
+        for _ in 0..64 {
+            let mut steps = 1;
+            let more = space.wheel.advance(now.0, &mut steps, |id| due = Some(id));
+            if due.is_some() || more == Advance::Done {
+                break;
+            }
+        }
+        let next = space.wheel.next_due().unwrap_or(u64::MAX);
+        self.next_due.store(next, Ordering::Relaxed);
+        let id = due?;
+        let Sealed { mapping, used } = space.sealed.remove(&id)?;
+        space.used_sealed -= used;
+        drop(space);
+        let live = self.table.close(id);
+        Some(Doomed { id, mapping, live })
+    }
+
+    /// Retires a segment: readers find it no more, and its memory comes back after the last.
+    pub(crate) fn retire(&self, doomed: Doomed, pin: &Guard) {
+        self.table.hide(doomed.id);
+        let size = doomed.mapping.bytes() as u64;
+        // The mapping enters the limbo after it was hidden, the id after that: `Entry::words`
+        // relies on both.
+        self.limbo.put(pin, Remains::Mapping(doomed.mapping), size);
+        self.space.lock().unswept.push(doomed.id);
+    }
+
+    /// Gives back what no reader sees any more; true if there was something.
+    pub(crate) fn reap(&self, now: Tick, bytes: &Quota) -> bool {
+        match self.limbo.take() {
+            None => return false,
+            Some(Remains::Ids(ids)) => self.space.lock().free_ids.extend(ids),
+            Some(Remains::Mapping(mapping)) => {
+                let size = mapping.bytes() as u64;
+                let unmap = {
+                    let mut space = self.space.lock();
+                    let useful = mapping.bytes() == self.segment_bytes
+                        && space.pool.len() < POOL
+                        && space.last_open.after(POOL_IDLE) > now;
+                    if useful {
+                        space.pool.push(mapping);
+                        None
+                    } else {
+                        Some(mapping)
+                    }
+                };
+                if unmap.is_some() {
+                    drop(unmap);
+                    bytes.give_direct(size);
+                }
+            }
+        }
+        true
+    }
+
+    /// Unmaps pooled mappings nothing was opened from for a while; true if there was one.
+    pub(crate) fn trim_pool(&self, now: Tick, bytes: &Quota) -> bool {
+        let mapping = {
+            let mut space = self.space.lock();
+            if space.last_open.after(POOL_IDLE) > now {
+                return false;
+            }
+            space.pool.pop()
+        };
+        let Some(mapping) = mapping else { return false };
+        bytes.give_direct(mapping.bytes() as u64);
+        true
+    }
+
+    /// Prepares a mapping for the next segment, every page touched, if segments are being
+    /// filled and none is ready. For the helper thread: it may take milliseconds.
+    pub(crate) fn prepare(&self, now: Tick, bytes: &Quota) {
+        let wanted = {
+            let space = self.space.lock();
+            space.pool.is_empty() && space.last_open > Tick(1) && space.last_open.after(POOL_IDLE) > now
+        };
+        if !wanted || !bytes.take_direct(self.segment_bytes as u64) {
+            return;
+        }
+        match Mapping::anonymous(self.segment_bytes) {
+            Ok(mapping) => {
+                mapping.populate();
+                self.space.lock().pool.push(Arc::new(mapping));
+            }
+            Err(_) => bytes.give_direct(self.segment_bytes as u64),
+        }
+    }
+
+    /// Retired ids a sweep that starts now would free.
+    pub(crate) fn unswept_ids(&self) -> usize {
+        self.space.lock().unswept.len()
+    }
+
+    /// A sweep starts: it will clear every slot that points to the ids retired so far.
+    pub(crate) fn sweep_started(&self) {
+        let mut space = self.space.lock();
+        debug_assert!(space.sweeping.is_empty());
+        space.sweeping = std::mem::take(&mut space.unswept);
+    }
+
+    /// Every shard has been swept. Readers may hold addresses they loaded before, so the ids
+    /// wait for them too.
+    pub(crate) fn sweep_done(&self, pin: &Guard) {
+        let ids = std::mem::take(&mut self.space.lock().sweeping);
+        if !ids.is_empty() {
+            // A byte each, so that the limbo's count is not zero.
+            let count = ids.len() as u64;
+            self.limbo.put(pin, Remains::Ids(ids), count);
+        }
+    }
+
+    /// The next moment at which a head or a sealed segment wants attention.
+    pub(crate) fn next_due(&self) -> u64 {
+        self.next_due
+            .load(Ordering::Relaxed)
+            .min(self.next_idle.load(Ordering::Relaxed))
+    }
+
+    /// Bytes of segments retired and not yet free.
+    pub(crate) fn pending_bytes(&self) -> u64 {
+        self.limbo.bytes()
+    }
+
+    /// (segments, bytes written in them).
+    pub(crate) fn used(&self) -> (u64, u64) {
+        let heads: u64 = self.lanes.iter().map(|l| l.lock().used_bytes()).sum();
+        let space = self.space.lock();
+        let issued = u64::from(space.next_id);
+        let idle = space.free_ids.len() + space.unswept.len() + space.sweeping.len();
+        (issued.saturating_sub(idle as u64), heads + space.used_sealed)
+    }
+}
+
+impl Doomed {
+    /// How many slots led to its records when its time came.
+    pub(crate) fn live(&self) -> u64 {
+        self.live
+    }
+
+    /// The words of the segment that can hold records.
+    pub(crate) fn words(&self) -> std::ops::Range<usize> {
+        HEADER_WORDS..self.mapping.words().len()
+    }
+
+    pub(crate) fn address(&self, word: usize) -> Address {
+        Address::new(self.id, word)
+    }
+}
+
+/// The smallest budget a store with this many lanes can keep its promises in: a head for each
+/// lane, and the reserve.
+pub(crate) fn min_bytes(lanes: usize) -> u64 {
+    ((lanes + 1) * MIN_SEGMENT_BYTES) as u64
+}
+
+/// The segment size for a budget: a sixty-fourth of it, inside the limits.
+pub(crate) fn segment_bytes(budget: u64) -> usize {
+    let share = usize::try_from(budget / 64).unwrap_or(usize::MAX);
+    let clamped = share.clamp(MIN_SEGMENT_BYTES, MAX_SEGMENT_BYTES);
+    1 << clamped.ilog2()
+}
+
+const _: () = assert!(FIRST_BYTES >= MIN_SEGMENT_BYTES && FIRST_BYTES <= MAX_SEGMENT_BYTES);

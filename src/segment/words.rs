@@ -1,0 +1,326 @@
+//! Memory as atomic words.
+//!
+//! Segments are written by one thread while others read what was published before, so all
+//! access goes through `AtomicU64`: a data race cannot be expressed. Bytes are handed out as
+//! `&[u8]` only from a [`Published`] range, which nobody writes again.
+//!
+//! This is one of the rooms where `unsafe` is allowed; its duties are few:
+//! a [`Mapping`] is valid for its whole length while it lives, a [`SharedWords`] is only loaded
+//! while the mapping behind it cannot go, and a [`Published`] range is never written.
+#![allow(unsafe_code)]
+
+use crate::sync::{AtomicPtr, AtomicU64, Ordering};
+use crossbeam_epoch::Guard;
+use std::io;
+
+/// Bytes in a word.
+pub(crate) const WORD: usize = size_of::<u64>();
+
+/// Anonymous memory, zeroed, given back to the system on drop.
+pub(crate) struct Mapping {
+    map: memmap2::MmapRaw,
+}
+
+impl Mapping {
+    /// Maps at least `bytes` bytes, a multiple of the page size. The memory is not touched.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the system says, usually that memory is exhausted.
+    pub(crate) fn anonymous(bytes: usize) -> io::Result<Self> {
+        let map = memmap2::MmapRaw::from(memmap2::MmapMut::map_anon(bytes)?);
+        // Huge pages save a table walk per record; where there are none, nothing is lost.
+        #[cfg(target_os = "linux")]
+        if bytes >= 2 << 20 {
+            let _ = map.advise(memmap2::Advice::HugePage);
+        }
+        Ok(Mapping { map })
+    }
+
+    /// Faults every page in now, so that no caller has to. Best effort.
+    pub(crate) fn populate(&self) {
+        #[cfg(target_os = "linux")]
+        if self.map.advise(memmap2::Advice::PopulateWrite).is_ok() {
+            return;
+        }
+        // Before Linux 5.14 and elsewhere: touch one word a page.
+        for word in self.words().iter().step_by(4096 / WORD) {
+            word.fetch_add(0, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.map.len()
+    }
+
+    pub(crate) fn words(&self) -> &[AtomicU64] {
+        // SAFETY: the mapping is page-aligned, at least `len` bytes long, zero-initialised, and
+        // unmapped only on drop, which the borrow of `self` outlasts. It is private to this
+        // process, and inside the process nothing accesses it but through these atomics or
+        // through `Published`, which only reads.
+        unsafe { std::slice::from_raw_parts(self.map.as_mut_ptr().cast(), self.bytes() / WORD) }
+    }
+}
+
+/// A page that reads as zero in a forked child: the cheapest way to notice a fork.
+pub(crate) struct ForkMark {
+    #[cfg(target_os = "linux")]
+    page: Option<Mapping>,
+    pid: u32,
+}
+
+impl ForkMark {
+    pub(crate) fn new() -> Self {
+        ForkMark {
+            #[cfg(target_os = "linux")]
+            page: Self::wiped_on_fork(),
+            pid: std::process::id(),
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    fn wiped_on_fork() -> Option<Mapping> {
+        use std::ffi::{c_int, c_void};
+        // memmap2 does not know this advice (Linux 4.14), so it is given to the C library that
+        // the standard library links anyway.
+        const MADV_WIPEONFORK: c_int = 18;
+        unsafe extern "C" {
+            fn madvise(addr: *mut c_void, len: usize, advice: c_int) -> c_int;
+        }
+        let page = Mapping::anonymous(4096).ok()?;
+        // SAFETY: the range is exactly one mapping of ours, private and anonymous as the advice
+        // demands; in this process it changes nothing, and in a child the page reads as zeros.
+        let wiped = unsafe { madvise(page.map.as_mut_ptr().cast(), page.bytes(), MADV_WIPEONFORK) };
+        page.words()[0].store(1, Ordering::Relaxed);
+        (wiped == 0).then_some(page)
+    }
+
+    /// Is this still the process that made the mark? One load of a line nobody writes; where
+    /// the system cannot wipe pages, the process id is asked for.
+    #[inline]
+    pub(crate) fn is_ours(&self) -> bool {
+        #[cfg(target_os = "linux")]
+        if let Some(page) = &self.page {
+            return page.words()[0].load(Ordering::Relaxed) == 1;
+        }
+        !cfg!(unix) || self.pid == std::process::id()
+    }
+}
+
+/// Where readers find a mapping's words without a lock.
+#[derive(Default)]
+pub(crate) struct SharedWords {
+    base: AtomicPtr<AtomicU64>,
+    len: AtomicU64,
+}
+
+impl SharedWords {
+    /// Shows a mapping to readers. What describes it must have been stored before.
+    pub(crate) fn show(&self, mapping: &Mapping) {
+        let words = mapping.words();
+        // Relaxed: ordered by the store of `base`.
+        self.len.store(words.len() as u64, Ordering::Relaxed);
+        // Release: a reader that sees the base sees the length and the segment's description.
+        self.base.store(words.as_ptr().cast_mut(), Ordering::Release);
+    }
+
+    /// Hides it from readers that come from now on.
+    pub(crate) fn hide(&self) {
+        // Release: a reader that sees null from here on sees all that was done to the slots
+        // before (nothing depends on it today; it costs nothing).
+        self.base.store(std::ptr::null_mut(), Ordering::Release);
+    }
+
+    pub(crate) fn is_shown(&self) -> bool {
+        !self.base.load(Ordering::Acquire).is_null()
+    }
+
+    /// The words, if a mapping is shown.
+    ///
+    /// # Safety
+    ///
+    /// Whoever hides a mapping must keep it alive until every guard pinned at that time is
+    /// dropped, and the entry must not be shown again (with another length) before that.
+    #[inline]
+    pub(crate) unsafe fn load<'g>(&self, _pin: &'g Guard) -> Option<&'g [AtomicU64]> {
+        // Acquire: pairs with the Release in `show`.
+        let base = self.base.load(Ordering::Acquire);
+        if base.is_null() {
+            return None;
+        }
+        let len = self.len.load(Ordering::Relaxed) as usize;
+        // SAFETY: `base` and `len` describe a live mapping (see `show`): the base was not null
+        // after `_pin` was taken, so by the caller's duty the mapping outlives the guard, and
+        // the length is the one that was stored with it.
+        Some(unsafe { std::slice::from_raw_parts(base, len) })
+    }
+}
+
+/// Words nobody will write again during `'a`.
+#[derive(Clone, Copy)]
+pub(crate) struct Published<'a>(&'a [AtomicU64]);
+
+impl<'a> Published<'a> {
+    /// # Safety
+    ///
+    /// The words were fully written before this thread learned of them (by an Acquire load or
+    /// a lock), and nothing writes them during `'a`.
+    pub(crate) unsafe fn new(words: &'a [AtomicU64]) -> Self {
+        Published(words)
+    }
+
+    pub(crate) fn len(self) -> usize {
+        self.0.len()
+    }
+
+    /// Word `index`, or zero beyond the end (a record starts with a word that is not zero, and
+    /// its length is checked before anything else is read).
+    #[inline]
+    pub(crate) fn word(self, index: usize) -> u64 {
+        self.0
+            .get(index)
+            .map_or(0, |w| u64::from_le(w.load(Ordering::Relaxed)))
+    }
+
+    /// The first `len` words, if there are as many.
+    #[inline]
+    pub(crate) fn first(self, len: usize) -> Option<Self> {
+        self.0.get(..len).map(Published)
+    }
+
+    /// The bytes from word `from` to the end.
+    #[inline]
+    pub(crate) fn bytes_from(self, from: usize) -> &'a [u8] {
+        let words = self.0.get(from..).unwrap_or_default();
+        // SAFETY: the slice covers exactly `words`, which outlive `'a`; bytes have no alignment
+        // or validity needs; and by the duty of `new` nobody writes them during `'a`, so a
+        // plain shared slice over them holds. Atomic and plain reads may overlap freely.
+        unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), words.len() * WORD) }
+    }
+}
+
+/// Writes byte strings end to end into words, the last one padded with zeros. The bytes lie in
+/// memory in their own order on every machine.
+pub(crate) struct WordWriter<'a> {
+    words: &'a [AtomicU64],
+    at: usize,
+    /// Bytes waiting for a full word, in the low end.
+    held: u64,
+    held_bytes: usize,
+}
+
+impl<'a> WordWriter<'a> {
+    pub(crate) fn new(words: &'a [AtomicU64]) -> Self {
+        WordWriter {
+            words,
+            at: 0,
+            held: 0,
+            held_bytes: 0,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn word(&mut self, word: u64) {
+        debug_assert_eq!(self.held_bytes, 0);
+        self.emit(word);
+    }
+
+    #[inline]
+    fn emit(&mut self, word: u64) {
+        // Relaxed: the slot that leads here is stored later, with Release.
+        self.words[self.at].store(word.to_le(), Ordering::Relaxed);
+        self.at += 1;
+    }
+
+    #[inline]
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
+        let shift = 8 * self.held_bytes as u32;
+        let (chunks, rest) = bytes.as_chunks::<WORD>();
+        for chunk in chunks {
+            let word = u64::from_le_bytes(*chunk);
+            self.emit(self.held | word << shift);
+            // Shifting by 64 means that nothing is held over.
+            self.held = word.checked_shr(u64::BITS - shift).unwrap_or(0);
+        }
+        let mut last = [0; WORD];
+        last[..rest.len()].copy_from_slice(rest);
+        let word = u64::from_le_bytes(last);
+        self.held |= word << shift;
+        self.held_bytes += rest.len();
+        if self.held_bytes >= WORD {
+            let held = self.held;
+            self.emit(held);
+            self.held = word.checked_shr(u64::BITS - shift).unwrap_or(0);
+            self.held_bytes -= WORD;
+        }
+    }
+
+    /// Writes what is held, padded with zeros, and says how many words were written.
+    pub(crate) fn finish(mut self) -> usize {
+        if self.held_bytes > 0 {
+            let held = self.held;
+            self.emit(held);
+        }
+        self.at
+    }
+}
+
+/// Asks the processor to bring a cache line near. Does nothing where there is no such wish.
+#[inline]
+pub(crate) fn prefetch<T>(at: &T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch is a hint; it reads nothing and cannot fault, for any address, and SSE
+    // is part of every x86_64.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(std::ptr::from_ref(at).cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn written(parts: &[Vec<u8>]) -> Vec<u8> {
+        let words: Vec<AtomicU64> = (0..200).map(|_| AtomicU64::new(u64::MAX)).collect();
+        let mut writer = WordWriter::new(&words);
+        for part in parts {
+            writer.bytes(part);
+        }
+        let len = writer.finish();
+        // SAFETY: nothing writes the words any more.
+        let published = unsafe { Published::new(&words[..len]) };
+        published.bytes_from(0).to_vec()
+    }
+
+    proptest! {
+        #[test]
+        fn parts_lie_end_to_end_and_the_padding_is_zero(
+            parts in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..8)
+        ) {
+            let mut flat = parts.concat();
+            flat.resize(flat.len().next_multiple_of(WORD), 0);
+            prop_assert_eq!(written(&parts), flat);
+        }
+    }
+
+    #[test]
+    fn a_mapping_is_zeroed_and_whole() {
+        let mapping = Mapping::anonymous(1 << 16).unwrap();
+        mapping.populate();
+        assert_eq!(mapping.words().len(), (1 << 16) / WORD);
+        assert!(mapping.words().iter().all(|w| w.load(Ordering::Relaxed) == 0));
+    }
+
+    #[test]
+    fn reading_past_the_end_reads_nothing() {
+        let words = [AtomicU64::new(7)];
+        // SAFETY: nothing writes the word.
+        let published = unsafe { Published::new(&words) };
+        assert_eq!(published.word(5), 0);
+        assert!(published.first(2).is_none());
+        assert!(published.bytes_from(9).is_empty());
+    }
+}

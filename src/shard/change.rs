@@ -1,0 +1,671 @@
+//! What changes a key: each function asks [`decide`] and carries out its decision. All run
+//! under the shard's lock and do nothing that waits.
+
+use super::index::{Slot, Target};
+use super::lease::Lease;
+use super::state::{Cause, Command, Decision, Phase, decide};
+use super::wait::{Mail, Waiter};
+use super::{Commons, Flight, Found, Keyed, Locked, Lost, Question, Refused, Ticket, Verdict};
+use crate::answer::{Outcome, Status};
+use crate::clock::{Span, Tick};
+use crate::error::Result;
+use crate::fingerprint::Fingerprint;
+use crate::key::CheckedKey;
+use crate::segment::Address;
+use crate::segment::record::room_for_empty;
+use crate::sync::Arc;
+use crossbeam_epoch::Guard;
+
+/// What a new claim is to be.
+#[derive(Clone, Copy)]
+pub(crate) struct Wish {
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) lease: Span,
+    /// It comes from `first_seen`.
+    pub(crate) passing: bool,
+}
+
+/// What a waiter finds when it looks.
+pub(crate) enum Look {
+    Answer(Verdict),
+    /// Not yet. Look again at this tick, or when there is mail.
+    Wait(Tick),
+}
+
+/// What an attach comes to.
+pub(crate) enum Attached {
+    Claim(Ticket, Fingerprint),
+    Completed(Outcome),
+    Lost(Status),
+}
+
+/// Names a claim in the slab: its entry, and the generation that entry must still have.
+#[derive(Clone, Copy)]
+pub(crate) struct Held {
+    pub(crate) lease: u32,
+    pub(crate) generation: u64,
+}
+
+/// What a claim sets aside for its completion: the record without an outcome, and a sixteenth
+/// for what is left over at the end of a segment.
+fn bytes_for(k: Keyed<'_>) -> u64 {
+    let record = room_for_empty(k.key) as u64;
+    record + record / 16
+}
+
+impl Locked<'_> {
+    /// Claims a key, or says why not.
+    pub(crate) fn claim(
+        &mut self,
+        c: &Commons,
+        k: Keyed<'_>,
+        wish: Wish,
+        now: Tick,
+        pin: &Guard,
+    ) -> Result<Verdict, Refused> {
+        let found = self.find(k, c, pin);
+        let command = if wish.passing {
+            Command::FirstSeen
+        } else {
+            Command::Claim(wish.fingerprint)
+        };
+        Ok(match decide(&found.state(self), command, now) {
+            Decision::Acquire => {
+                let ticket = self.acquire(c, k, wish, found, now, pin)?;
+                self.tally.acquired += 1;
+                Verdict::Acquired(ticket)
+            }
+            Decision::Replay => self.replay(c, &found, now),
+            Decision::Mismatch => {
+                self.tally.mismatches += 1;
+                Verdict::Mismatch(self.mismatch(&found, now))
+            }
+            Decision::Interrupted(_) => {
+                self.tally.interrupted += 1;
+                self.unfinished(&found, now)
+            }
+            _ => {
+                self.tally.in_flight += 1;
+                self.unfinished(&found, now)
+            }
+        })
+    }
+
+    fn replay(&self, c: &Commons, found: &Found<'_>, now: Tick) -> Verdict {
+        let Found::Record { record, .. } = found else {
+            unreachable!("only a record is completed")
+        };
+        c.replays.count(now.since(record.written()));
+        Verdict::Completed(Outcome::of_record(record, now))
+    }
+
+    fn lease_of(&self, found: &Found<'_>) -> Option<(u32, &Lease)> {
+        match found {
+            Found::Lease { index, .. } => Some((*index, self.slab.get(*index)?)),
+            _ => None,
+        }
+    }
+
+    fn unfinished(&self, found: &Found<'_>, now: Tick) -> Verdict {
+        let Some((index, lease)) = self.lease_of(found) else {
+            unreachable!("only an entry of the slab is unfinished")
+        };
+        match lease.state().phase(now) {
+            Phase::Interrupted { cause, .. } => Verdict::Interrupted(lease.question(index, cause)),
+            _ => Verdict::InFlight(Flight {
+                generation: lease.generation,
+                lease_end: lease.lease_end,
+                passing: lease.passing,
+            }),
+        }
+    }
+
+    /// Makes a claim on an absent key.
+    fn acquire(
+        &mut self,
+        c: &Commons,
+        k: Keyed<'_>,
+        wish: Wish,
+        found: Found<'_>,
+        now: Tick,
+        pin: &Guard,
+    ) -> Result<Ticket, Refused> {
+        // What is left of an earlier life goes first; its units are then there for this one.
+        let vacant = match found {
+            Found::Nothing { vacant } => vacant,
+            Found::Lease { place, index } => {
+                self.end(c, index);
+                Some(place)
+            }
+            Found::Record { place, at, .. } => {
+                self.index.remove(place);
+                self.drop_record(c, k.key, at);
+                Some(place)
+            }
+        };
+        let bytes = self.admit(c, k)?;
+        let vacant = if self.index.is_full() {
+            if !self.rebuild(c, pin) {
+                self.unadmit(c, k, bytes);
+                return Err(Refused);
+            }
+            None
+        } else {
+            vacant
+        };
+        let place = match vacant {
+            Some(place) => place,
+            None => match self.find(k, c, pin) {
+                Found::Nothing { vacant: Some(place) } => place,
+                _ => {
+                    self.unadmit(c, k, bytes);
+                    return Err(Refused);
+                }
+            },
+        };
+        let generation = self.next_generation();
+        let lease_end = now.after(wish.lease);
+        let index = self.inner.slab.insert(Lease {
+            key: k.key.to_buf(),
+            hash: k.hash,
+            fingerprint: wish.fingerprint,
+            generation,
+            started: now,
+            lease_end,
+            forget_at: lease_end.after(c.ttl),
+            attempt: 0,
+            place,
+            cause: None,
+            checkpoint: None,
+            counted: true,
+            lapse_told: false,
+            asked: false,
+            passing: wish.passing,
+            bytes,
+        });
+        self.index
+            .insert(place, Slot::new(k.hash.tag(), Target::Lease(index)));
+        self.arm(index, now);
+        if !self.queues.is_empty() {
+            self.queues.settle(k.hash, k.key);
+            let Locked { inner, wakes, .. } = self;
+            inner.queues.nudge_others(k.hash, k.key, wish.fingerprint, wakes);
+        }
+        Ok(Ticket {
+            lease: index,
+            generation,
+            attempt: 0,
+            checkpoint: None,
+        })
+    }
+
+    /// Takes everything a new key needs from the limits, or nothing. Returns the bytes.
+    fn admit(&mut self, c: &Commons, k: Keyed<'_>) -> Result<u64, Refused> {
+        if !c.segments.has_reserve(&c.bytes) {
+            return Err(Refused);
+        }
+        let bytes = bytes_for(k) + k.key.len() as u64;
+        let inner = &mut *self.inner;
+        if !c.keys.take(1, &mut inner.keys) {
+            return Err(Refused);
+        }
+        if !c.flights.take(1, &mut inner.flights) {
+            c.keys.give(1, &mut inner.keys);
+            return Err(Refused);
+        }
+        let slab = inner.slab.growth_bytes();
+        let fits = c.bytes.take(bytes, &mut inner.bytes)
+            && (slab == 0 || c.bytes.take_direct(slab) || {
+                c.bytes.give(bytes, &mut inner.bytes);
+                false
+            });
+        let scoped = fits
+            && c.scopes.as_ref().is_none_or(|s| {
+                s.take(k.key.scope(), &c.bytes) || {
+                    c.bytes.give(bytes + slab, &mut inner.bytes);
+                    false
+                }
+            });
+        if !scoped {
+            c.keys.give(1, &mut inner.keys);
+            c.flights.give(1, &mut inner.flights);
+            return Err(Refused);
+        }
+        // The slab grows now, so that what was taken for it is what it holds.
+        if slab > 0 {
+            inner.slab.grow();
+        }
+        Ok(bytes)
+    }
+
+    fn unadmit(&mut self, c: &Commons, k: Keyed<'_>, bytes: u64) {
+        let inner = &mut *self.inner;
+        c.keys.give(1, &mut inner.keys);
+        c.flights.give(1, &mut inner.flights);
+        c.bytes.give(bytes, &mut inner.bytes);
+        if let Some(scopes) = &c.scopes {
+            scopes.give(k.key.scope(), &c.bytes);
+        }
+    }
+
+    fn next_generation(&mut self) -> u64 {
+        let generation = self.next_generation;
+        self.next_generation += 1;
+        generation
+    }
+
+    /// Ends an unfinished claim: its slot becomes vacant and everything it held goes back.
+    pub(super) fn end(&mut self, c: &Commons, index: u32) {
+        let Some(lease) = self.slab.remove(index) else {
+            return;
+        };
+        self.index.remove(lease.place);
+        self.refund(c, &lease);
+        c.keys.give(1, &mut self.inner.keys);
+        if let Some(scopes) = &c.scopes {
+            scopes.give(lease.key.as_checked().scope(), &c.bytes);
+        }
+    }
+
+    /// Gives back what a claim held beside the key itself.
+    fn refund(&mut self, c: &Commons, lease: &Lease) {
+        let inner = &mut *self.inner;
+        if lease.counted {
+            c.flights.give(1, &mut inner.flights);
+        }
+        c.bytes.give(lease.bytes, &mut inner.bytes);
+    }
+
+    /// Takes a slot's reference to a record back, and with it the key's unit.
+    pub(super) fn drop_record(&mut self, c: &Commons, key: CheckedKey<'_>, at: Address) {
+        // A segment that was closed meanwhile has given the key's unit back itself. The scope's
+        // unit goes with the slot.
+        if c.segments.table.sub_live(at) {
+            c.keys.give(1, &mut self.inner.keys);
+        }
+        if let Some(scopes) = &c.scopes {
+            scopes.give(key.scope(), &c.bytes);
+        }
+    }
+
+    /// The claim in that entry, if it is still of that generation.
+    pub(crate) fn held(&self, held: Held) -> Option<&Lease> {
+        self.slab
+            .get(held.lease)
+            .filter(|l| l.generation == held.generation)
+    }
+
+    /// Asks the state machine about a claim in the slab.
+    fn decide_held(&self, held: Held, command: Command, now: Tick) -> Decision {
+        self.held(held)
+            .map_or(Decision::Lost, |l| decide(&l.state(), command, now))
+    }
+
+    /// A generation for a record that is about to be appended by someone who is not the holder.
+    pub(crate) fn reserve_generation(&mut self) -> u64 {
+        self.next_generation()
+    }
+
+    /// Publishes an appended record, if `command` still allows it. `outcome` is made only if
+    /// somebody waits for it.
+    pub(crate) fn complete(
+        &mut self,
+        c: &Commons,
+        k: Keyed<'_>,
+        held: Held,
+        command: Command,
+        at: Address,
+        outcome: impl FnOnce() -> Outcome,
+        now: Tick,
+    ) -> Result<(), Lost> {
+        let decision = self.decide_held(held, command, now);
+        if !matches!(decision, Decision::Finish | Decision::Succeed) {
+            return Err(self.lost(command));
+        }
+        let fingerprint = self.held(held).map_or(Fingerprint::NONE, |l| l.fingerprint);
+        if c.segments.table.add_live(at) {
+            if let Some(lease) = self.slab.remove(held.lease) {
+                self.index
+                    .set(lease.place, Slot::new(k.hash.tag(), Target::Record(at)));
+                self.refund(c, &lease);
+            }
+        } else {
+            // The ttl was so short that the segment has died since the record was appended:
+            // the outcome has been stored and has expired.
+            self.end(c, held.lease);
+        }
+        self.tally.completed += 1;
+        if !self.queues.is_empty() {
+            let Locked { inner, wakes, .. } = self;
+            let left = inner.queues.finish(k.hash, k.key, fingerprint, outcome, wakes);
+            c.bytes.give(left * Waiter::BYTES, &mut inner.bytes);
+        }
+        Ok(())
+    }
+
+    /// Counts what a fenced caller wished.
+    fn lost(&mut self, command: Command) -> Lost {
+        match command {
+            Command::Complete(_) => self.tally.stale_completes += 1,
+            _ => self.tally.stale_others += 1,
+        }
+        Lost
+    }
+
+    /// Gives a claim back: the key is absent, and one of those who wait may have it.
+    pub(crate) fn release(
+        &mut self,
+        c: &Commons,
+        k: Keyed<'_>,
+        held: Held,
+        command: Command,
+        now: Tick,
+    ) -> Result<(), Lost> {
+        let decision = self.decide_held(held, command, now);
+        if !matches!(decision, Decision::Vacate | Decision::Succeed) {
+            return Err(self.lost(command));
+        }
+        self.tally.released += 1;
+        self.vacate(c, k, held.lease, now);
+        Ok(())
+    }
+
+    fn vacate(&mut self, c: &Commons, k: Keyed<'_>, lease: u32, now: Tick) {
+        self.end(c, lease);
+        self.nudge(c, k, now);
+    }
+
+    /// The key can be had: tells one of those who wait.
+    pub(super) fn nudge(&mut self, c: &Commons, k: Keyed<'_>, now: Tick) {
+        if self.queues.is_empty() {
+            return;
+        }
+        let Locked { inner, wakes, .. } = self;
+        if inner.queues.nudge_one(k.hash, k.key, now, wakes) {
+            let again = now.after(super::tend::PATIENCE);
+            self.wake_shard_by(again);
+            c.alarm.wake_by(again);
+        }
+    }
+
+    /// Stores a checkpoint.
+    pub(crate) fn checkpoint(
+        &mut self,
+        c: &Commons,
+        held: Held,
+        note: &Arc<[u8]>,
+        now: Tick,
+    ) -> Result<Result<(), Refused>, Lost> {
+        let command = Command::Checkpoint(held.generation);
+        if self.decide_held(held, command, now) != Decision::Note {
+            return Err(self.lost(command));
+        }
+        let inner = &mut *self.inner;
+        let Some(lease) = inner.slab.get_mut(held.lease) else {
+            return Err(Lost);
+        };
+        let old = lease.checkpoint.as_ref().map_or(0, |n| n.len() as u64);
+        let new = note.len() as u64;
+        if new > old && !(c.segments.has_reserve(&c.bytes) && c.bytes.take(new - old, &mut inner.bytes)) {
+            return Ok(Err(Refused));
+        }
+        if old > new {
+            c.bytes.give(old - new, &mut inner.bytes);
+        }
+        lease.bytes = lease.bytes + new - old;
+        lease.checkpoint = Some(note.clone());
+        Ok(Ok(()))
+    }
+
+    /// Starts a new lease for the holder.
+    pub(crate) fn renew(
+        &mut self,
+        c: &Commons,
+        k: Keyed<'_>,
+        held: Held,
+        lease: Span,
+        now: Tick,
+    ) -> Result<(), Lost> {
+        let command = Command::Renew(held.generation);
+        if self.decide_held(held, command, now) != Decision::Extend {
+            return Err(self.lost(command));
+        }
+        self.extend(c, held.lease, lease, now);
+        self.queues.settle(k.hash, k.key);
+        Ok(())
+    }
+
+    /// In flight again, from now on.
+    fn extend(&mut self, c: &Commons, index: u32, lease: Span, now: Tick) {
+        let inner = &mut *self.inner;
+        let Some(entry) = inner.slab.get_mut(index) else {
+            return;
+        };
+        entry.lease_end = now.after(lease);
+        entry.forget_at = entry.lease_end.after(c.ttl);
+        entry.cause = None;
+        entry.lapse_told = false;
+        entry.asked = false;
+        // A key the store knows keeps working at the limit: it then simply is not counted.
+        entry.counted = entry.counted || c.flights.take(1, &mut inner.flights);
+        self.arm(index, now);
+    }
+
+    /// The guard was dropped without a word.
+    pub(crate) fn interrupt(&mut self, c: &Commons, k: Keyed<'_>, held: Held, now: Tick) {
+        let dropped = Command::GuardDropped(held.generation);
+        if self.decide_held(held, dropped, now) != Decision::Interrupt {
+            return;
+        }
+        let inner = &mut *self.inner;
+        if let Some(lease) = inner.slab.get_mut(held.lease) {
+            lease.cause = Some(Cause::Dropped);
+            lease.asked = false;
+            if std::mem::take(&mut lease.counted) {
+                c.flights.give(1, &mut inner.flights);
+            }
+        }
+        self.tally.guards_dropped += 1;
+        self.arm(held.lease, now);
+        self.nudge(c, k, now);
+    }
+
+    /// Takes an interrupted claim over under a larger generation.
+    pub(crate) fn resume(
+        &mut self,
+        c: &Commons,
+        k: Keyed<'_>,
+        seen: Held,
+        lease: Span,
+        now: Tick,
+    ) -> Result<Ticket, Lost> {
+        if self.decide_held(seen, Command::TakeOver(seen.generation), now) != Decision::Succeed {
+            return Err(Lost);
+        }
+        self.tally.takeovers += 1;
+        let ticket = self.succeed(seen.lease, 1, now);
+        self.extend(c, seen.lease, lease, now);
+        self.queues.settle(k.hash, k.key);
+        ticket
+    }
+
+    /// Gives an unfinished claim a new generation.
+    fn succeed(&mut self, index: u32, attempts: u32, now: Tick) -> Result<Ticket, Lost> {
+        let generation = self.next_generation();
+        let lease = self.slab.get_mut(index).ok_or(Lost)?;
+        lease.generation = generation;
+        lease.started = now;
+        lease.attempt = lease.attempt.saturating_add(attempts);
+        Ok(Ticket {
+            lease: index,
+            generation,
+            attempt: lease.attempt,
+            checkpoint: lease.checkpoint.clone(),
+        })
+    }
+
+    /// Gives up a question undecided: the next waiter is asked.
+    pub(crate) fn pass_on(&mut self, c: &Commons, k: Keyed<'_>, seen: Held, now: Tick) {
+        let Some(lease) = self.slab.get_mut(seen.lease) else {
+            return;
+        };
+        if lease.generation == seen.generation && std::mem::take(&mut lease.asked) {
+            self.nudge(c, k, now);
+        }
+    }
+
+    /// Puts a detached claim into new hands.
+    pub(crate) fn attach(
+        &mut self,
+        c: &Commons,
+        k: Keyed<'_>,
+        generation: u64,
+        lease: Span,
+        now: Tick,
+        pin: &Guard,
+    ) -> Attached {
+        let found = self.find(k, c, pin);
+        match decide(&found.state(self), Command::Attach(generation), now) {
+            Decision::Replay => match self.replay(c, &found, now) {
+                Verdict::Completed(outcome) => Attached::Completed(outcome),
+                _ => Attached::Lost(self.status(&found, now)),
+            },
+            Decision::Succeed => {
+                let Some((index, old)) = self.lease_of(&found) else {
+                    return Attached::Lost(Status::Absent);
+                };
+                let fingerprint = old.fingerprint;
+                let ticket = self.succeed(index, 0, now);
+                self.extend(c, index, lease, now);
+                self.queues.settle(k.hash, k.key);
+                ticket.map_or(Attached::Lost(Status::Absent), |t| {
+                    Attached::Claim(t, fingerprint)
+                })
+            }
+            _ => {
+                self.lost(Command::Attach(generation));
+                Attached::Lost(self.status(&found, now))
+            }
+        }
+    }
+
+    /// Makes a key absent, whatever it was; true if there was something to forget.
+    pub(crate) fn forget(&mut self, c: &Commons, k: Keyed<'_>, now: Tick, pin: &Guard) -> bool {
+        let found = self.find(k, c, pin);
+        if decide(&found.state(self), Command::Forget, now) != Decision::Vacate {
+            return false;
+        }
+        match found {
+            Found::Nothing { .. } => return false,
+            Found::Lease { index, .. } => self.vacate(c, k, index, now),
+            Found::Record { place, at, .. } => {
+                self.index.remove(place);
+                self.drop_record(c, k.key, at);
+            }
+        }
+        self.tally.forgotten += 1;
+        true
+    }
+
+    /// Enters a waiter into its key's queue; false if the limits have no room for it.
+    pub(crate) fn join(&mut self, c: &Commons, k: Keyed<'_>, waiter: &Arc<Waiter>) -> bool {
+        let inner = &mut *self.inner;
+        if !c.segments.has_reserve(&c.bytes) || !c.bytes.take(Waiter::BYTES, &mut inner.bytes) {
+            return false;
+        }
+        let joined = inner.queues.join(k.hash, k.key, waiter, c.max_waiters).is_ok();
+        if !joined {
+            c.bytes.give(Waiter::BYTES, &mut inner.bytes);
+        }
+        joined
+    }
+
+    /// A waiter looks: it gets the claim, an answer, or waits on.
+    pub(crate) fn look(
+        &mut self,
+        c: &Commons,
+        k: Keyed<'_>,
+        wish: Wish,
+        waiter: &Arc<Waiter>,
+        now: Tick,
+        pin: &Guard,
+    ) -> Result<Look, Refused> {
+        // An outcome that was sent is final, and the waiter has left the queue with it.
+        if let Mail::Outcome(outcome) = waiter.take() {
+            c.replays.count(outcome.age());
+            return Ok(Look::Answer(Verdict::Completed(outcome)));
+        }
+        let found = self.find(k, c, pin);
+        let decision = decide(&found.state(self), Command::Claim(wish.fingerprint), now);
+        if let Some((_, lease)) = self.lease_of(&found) {
+            let until = match decision {
+                Decision::InFlight => Some(lease.lease_end),
+                Decision::Interrupted(_) if lease.asked => Some(lease.forget_at),
+                _ => None,
+            };
+            if let Some(until) = until {
+                self.queues.looked(k.hash, k.key, waiter);
+                return Ok(Look::Wait(until));
+            }
+        }
+        let mut verdict = self.claim(c, k, wish, now, pin)?;
+        if let Verdict::Interrupted(question) = &mut verdict
+            && let Some(lease) = self.slab.get_mut(question.lease)
+        {
+            lease.asked = true;
+            question.exclusive = true;
+            self.queues.settle(k.hash, k.key);
+        }
+        self.leave(c, k, waiter);
+        Ok(Look::Answer(verdict))
+    }
+
+    /// Takes a waiter out of its queue.
+    fn leave(&mut self, c: &Commons, k: Keyed<'_>, waiter: &Arc<Waiter>) {
+        let inner = &mut *self.inner;
+        if inner.queues.leave(k.hash, k.key, waiter) {
+            c.bytes.give(Waiter::BYTES, &mut inner.bytes);
+        }
+    }
+
+    /// A waiter gives up. If the key can be had, the nudge it may have got goes to another.
+    pub(crate) fn give_up(
+        &mut self,
+        c: &Commons,
+        k: Keyed<'_>,
+        waiter: &Arc<Waiter>,
+        now: Tick,
+        pin: &Guard,
+    ) {
+        self.leave(c, k, waiter);
+        if self.queues.is_empty() {
+            return;
+        }
+        if self.can_be_had(c, k, now, pin) {
+            self.nudge(c, k, now);
+        }
+    }
+
+    /// Is the key absent, or interrupted with nobody asked?
+    pub(super) fn can_be_had(&self, c: &Commons, k: Keyed<'_>, now: Tick, pin: &Guard) -> bool {
+        let found = self.find(k, c, pin);
+        match found.state(self).phase(now) {
+            Phase::Absent => true,
+            Phase::Interrupted { .. } => self.lease_of(&found).is_some_and(|(_, l)| !l.asked),
+            Phase::InFlight { .. } | Phase::Completed { .. } => false,
+        }
+    }
+}
+
+impl Lease {
+    fn question(&self, index: u32, cause: Cause) -> Question {
+        Question {
+            lease: index,
+            generation: self.generation,
+            attempt: self.attempt,
+            cause,
+            checkpoint: self.checkpoint.clone(),
+            exclusive: false,
+        }
+    }
+}

@@ -1,0 +1,443 @@
+//! One shard's index: buckets of eight slots, one cache line each.
+//!
+//! ```text
+//!  slot   63           41 40  39                                  0
+//!        +---------------+---+-------------------------------------+
+//!        |  tag (23)     | L |  address of the record, or lease    |
+//!        +---------------+---+-------------------------------------+
+//!         0: empty       1: tombstone        L = 1: claim in flight
+//! ```
+//!
+//! A key's home bucket is `tag * buckets >> 23`, so any number of buckets works, and a rebuild
+//! needs the slots alone. Probing goes on to the next bucket until one shows an empty slot.
+//!
+//! What always holds:
+//!
+//! 1. Slots change only under the shard's lock; readers load them without.
+//! 2. A slot that holds an address was stored with Release after the record was written.
+//! 3. A bucket that was once full shows no empty slot until the next rebuild: a removal leaves
+//!    a tombstone unless its bucket has an empty slot anyway. So "stop at the first bucket with
+//!    an empty slot" is right for every reader at any time.
+//! 4. A key never moves while it is present, except by a rebuild, which leaves the old array
+//!    as it was for those who still read it. A lookup can therefore miss a key only if the key
+//!    was absent at some moment during the lookup.
+//!
+//! The layout (a cache line of slots with partial hashes, probed before any record is touched)
+//! follows FASTER's hash buckets (Chandramouli et al., SIGMOD 2018) and Segcache (Yang et al.,
+//! NSDI 2021).
+#![allow(unsafe_code)] // one dereference, see `SharedTable::load`
+
+use crate::epoch::Limbo;
+use crate::key::TAG_BITS;
+use crate::segment::Address;
+use crate::segment::words::prefetch;
+use crate::sync::{AtomicPtr, AtomicU64, Ordering};
+use crossbeam_epoch::Guard;
+
+/// A slot's contents.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Slot(u64);
+
+const TAG_AT: u32 = 41;
+const LEASE: u64 = 1 << 40;
+const REF: u64 = LEASE - 1;
+
+const _: () = assert!(TAG_AT + TAG_BITS == u64::BITS);
+const _: () = assert!(crate::segment::table::ADDRESS_BITS == 40);
+
+/// What a slot leads to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Target {
+    Record(Address),
+    Lease(u32),
+}
+
+impl Slot {
+    const EMPTY: Slot = Slot(0);
+    const TOMB: Slot = Slot(1);
+
+    pub(crate) fn new(tag: u32, target: Target) -> Self {
+        debug_assert!(tag < 1 << TAG_BITS);
+        let tag = u64::from(tag) << TAG_AT;
+        match target {
+            Target::Record(at) => Slot(tag | at.to_bits()),
+            Target::Lease(index) => Slot(tag | LEASE | u64::from(index)),
+        }
+    }
+
+    fn tag(self) -> u32 {
+        (self.0 >> TAG_AT) as u32
+    }
+
+    fn is_vacant(self) -> bool {
+        self.0 <= Self::TOMB.0
+    }
+
+    pub(crate) fn target(self) -> Option<Target> {
+        if self.is_vacant() {
+            None
+        } else if self.0 & LEASE != 0 {
+            Some(Target::Lease((self.0 & REF) as u32))
+        } else {
+            Some(Target::Record(Address::from_bits(self.0 & REF)))
+        }
+    }
+}
+
+const SLOTS: usize = 8;
+
+#[derive(Default)]
+#[repr(align(64))]
+struct Bucket([AtomicU64; SLOTS]);
+
+/// Sizes grow by 1.3, so that a table is never much emptier than it has to be; the class fits
+/// into the alignment bits of a pointer.
+const CLASSES: usize = 64;
+const SIZES: [u32; CLASSES] = {
+    let mut sizes = [0; CLASSES];
+    let mut size = 2u64;
+    let mut i = 0;
+    while i < CLASSES {
+        sizes[i] = size as u32;
+        let grown = size * 13 / 10;
+        size = if grown == size { size + 1 } else { grown };
+        i += 1;
+    }
+    sizes
+};
+const _: () = assert!(SIZES[CLASSES - 1] as u64 * (SLOTS as u64) < 1 << 32);
+const _: () = assert!(SIZES[CLASSES - 1] > 1 << 21);
+
+/// An array of buckets.
+pub(crate) struct Table {
+    buckets: Box<[Bucket]>,
+    class: u8,
+}
+
+impl Table {
+    fn new(class: u8) -> Self {
+        let len = SIZES[usize::from(class)] as usize;
+        Table {
+            buckets: std::iter::repeat_with(Bucket::default).take(len).collect(),
+            class,
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        Self::bytes_of(self.class)
+    }
+
+    fn bytes_of(class: u8) -> u64 {
+        u64::from(SIZES[usize::from(class)]) * size_of::<Bucket>() as u64
+    }
+
+    fn view(&self) -> Buckets<'_> {
+        Buckets(&self.buckets)
+    }
+}
+
+/// Where readers find the table: the pointer and, in the bits its alignment leaves free, the
+/// size class. One load gives both, and no header has to be fetched.
+pub(crate) struct SharedTable(AtomicPtr<Bucket>);
+
+const CLASS_MASK: usize = align_of::<Bucket>() - 1;
+const _: () = assert!(CLASS_MASK + 1 == CLASSES);
+
+impl SharedTable {
+    fn new(table: &Table) -> Self {
+        SharedTable(AtomicPtr::new(Self::tagged(table)))
+    }
+
+    fn tagged(table: &Table) -> *mut Bucket {
+        let base = table.buckets.as_ptr().cast_mut();
+        base.map_addr(|addr| addr | usize::from(table.class))
+    }
+
+    /// Shows another table to readers that come from now on.
+    fn store(&self, table: &Table) {
+        // Release: pairs with the Acquire in `load`; the new table is filled.
+        self.0.store(Self::tagged(table), Ordering::Release);
+    }
+
+    /// The table as a reader may see it.
+    #[inline]
+    pub(crate) fn load<'g>(&self, _pin: &'g Guard) -> Buckets<'g> {
+        let tagged = self.0.load(Ordering::Acquire);
+        let len = SIZES[tagged.addr() & CLASS_MASK] as usize;
+        let base = tagged.map_addr(|addr| addr & !CLASS_MASK);
+        // SAFETY: pointer and class were stored together from one `Table`, whose box has
+        // exactly `SIZES[class]` buckets. It is alive while `_pin` is: the newest table belongs
+        // to the `Index` that stands beside this in the shard and goes with it, and the only
+        // way to replace one, `Index::rebuild`, puts the old table into the limbo under the
+        // store's own epoch, where it waits for every guard pinned before.
+        Buckets(unsafe { std::slice::from_raw_parts(base, len) })
+    }
+}
+
+/// A slot's place in its table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Place(u32);
+
+/// What a probe meets.
+pub(crate) enum Met {
+    /// A slot with the tag looked for.
+    Candidate(Slot),
+    /// A slot a new key could take.
+    Vacant,
+}
+
+/// A borrowed table.
+#[derive(Clone, Copy)]
+pub(crate) struct Buckets<'t>(&'t [Bucket]);
+
+impl Buckets<'_> {
+    fn home(self, tag: u32) -> usize {
+        (u64::from(tag) * self.0.len() as u64 >> TAG_BITS) as usize
+    }
+
+    /// Walks the buckets where a key with this tag can be, until `visit` has an answer.
+    #[inline]
+    pub(crate) fn probe<R>(self, tag: u32, mut visit: impl FnMut(Place, Met) -> Option<R>) -> Option<R> {
+        let mut at = self.home(tag);
+        for _ in 0..self.0.len() {
+            let mut has_empty = false;
+            for (i, slot) in self.0[at].0.iter().enumerate() {
+                // Acquire: the record a slot leads to was written before the slot.
+                let slot = Slot(slot.load(Ordering::Acquire));
+                has_empty |= slot == Slot::EMPTY;
+                let met = if slot.is_vacant() {
+                    Met::Vacant
+                } else if slot.tag() == tag {
+                    Met::Candidate(slot)
+                } else {
+                    continue;
+                };
+                let answer = visit(Place((at * SLOTS + i) as u32), met);
+                if answer.is_some() {
+                    return answer;
+                }
+            }
+            if has_empty {
+                return None;
+            }
+            at += 1;
+            if at == self.0.len() {
+                at = 0;
+            }
+        }
+        None
+    }
+
+    #[inline]
+    pub(crate) fn prefetch(self, tag: u32) {
+        prefetch(&self.0[self.home(tag)]);
+    }
+}
+
+/// The index as the holder of the shard's lock sees it.
+pub(crate) struct Index {
+    table: Table,
+    /// Slots that are neither empty nor tombs.
+    used: u32,
+    tombs: u32,
+    /// Out of 256 slots, how many may be taken before a rebuild. It differs between shards, so
+    /// that they do not all rebuild in the same instant.
+    load: u32,
+    sweep_at: u32,
+}
+
+/// A rebuild that would have room: the class to build.
+#[derive(Clone, Copy)]
+pub(crate) struct Rebuild(u8);
+
+impl Rebuild {
+    pub(crate) fn bytes(self) -> u64 {
+        Table::bytes_of(self.0)
+    }
+}
+
+impl Index {
+    /// An index for the shard with this number, and how readers see it.
+    pub(crate) fn new(shard: usize) -> (Self, SharedTable) {
+        let table = Table::new(0);
+        let shared = SharedTable::new(&table);
+        // 70 to 86 %, spread by the golden ratio.
+        let jitter = (shard as u32).wrapping_mul(0x9e37_79b9) >> 26;
+        let index = Index {
+            table,
+            used: 0,
+            tombs: 0,
+            load: 180 + jitter * 40 / 64,
+            sweep_at: 0,
+        };
+        (index, shared)
+    }
+
+    /// Bytes of the smallest table.
+    pub(crate) fn min_bytes() -> u64 {
+        Table::bytes_of(0)
+    }
+
+    pub(crate) fn buckets(&self) -> Buckets<'_> {
+        self.table.view()
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.table.bytes()
+    }
+
+    fn capacity(&self) -> u32 {
+        (self.table.buckets.len() * SLOTS) as u32
+    }
+
+    fn slot(&self, place: Place) -> &AtomicU64 {
+        &self.table.buckets[place.0 as usize / SLOTS].0[place.0 as usize % SLOTS]
+    }
+
+    fn load_slot(&self, place: Place) -> Slot {
+        // Relaxed: slots change only under the lock the caller holds.
+        Slot(self.slot(place).load(Ordering::Relaxed))
+    }
+
+    /// Puts a slot where none was.
+    pub(crate) fn insert(&mut self, place: Place, slot: Slot) {
+        let old = self.load_slot(place);
+        debug_assert!(old.is_vacant());
+        self.tombs -= u32::from(old == Slot::TOMB);
+        self.used += 1;
+        self.set(place, slot);
+    }
+
+    /// Lets a taken slot lead elsewhere.
+    pub(crate) fn set(&self, place: Place, slot: Slot) {
+        // Release: what the slot leads to has been written.
+        self.slot(place).store(slot.0, Ordering::Release);
+    }
+
+    /// Makes a slot vacant.
+    pub(crate) fn remove(&mut self, place: Place) {
+        debug_assert!(!self.load_slot(place).is_vacant());
+        self.used -= 1;
+        let bucket = &self.table.buckets[place.0 as usize / SLOTS];
+        let has_empty = bucket
+            .0
+            .iter()
+            .any(|s| s.load(Ordering::Relaxed) == Slot::EMPTY.0);
+        let vacant = if has_empty { Slot::EMPTY } else { Slot::TOMB };
+        self.tombs += u32::from(vacant == Slot::TOMB);
+        self.set(place, vacant);
+    }
+
+    /// Must a rebuild come before the next insertion?
+    #[inline]
+    pub(crate) fn is_full(&self) -> bool {
+        u64::from(self.used + self.tombs + 1) * 256 > u64::from(self.capacity()) * u64::from(self.load)
+    }
+
+    /// Is it worth building a smaller one?
+    pub(crate) fn is_sparse(&self) -> bool {
+        self.table.class > 0 && self.used < self.capacity() / 5
+    }
+
+    /// The rebuild that would leave room for growth over the slots worth keeping.
+    pub(crate) fn plan(&self, keep: impl Fn(Target) -> bool) -> Rebuild {
+        let all = self.table.buckets.iter().flat_map(|b| &b.0);
+        let kept = all
+            .filter_map(|s| Slot(s.load(Ordering::Relaxed)).target())
+            .filter(|t| keep(*t))
+            .count() as u64;
+        // To at most 77 % of what the load allows: one size class of room.
+        let want = (kept + 1) * 256 * 13 / (u64::from(self.load) * 10);
+        let class = SIZES.partition_point(|size| u64::from(*size) * (SLOTS as u64) < want);
+        Rebuild(class.min(CLASSES - 1) as u8)
+    }
+
+    /// Builds the new table, shows it and puts the old one into the limbo, for readers may still
+    /// see it. `moved` is told the new place of every lease; slots `keep` does not want are left
+    /// out, and counted.
+    pub(crate) fn rebuild(
+        &mut self,
+        plan: Rebuild,
+        shared: &SharedTable,
+        limbo: &Limbo<Table>,
+        pin: &Guard,
+        keep: impl Fn(Target) -> bool,
+        mut moved: impl FnMut(u32, Place),
+    ) -> u32 {
+        let table = Table::new(plan.0);
+        let mut dropped = 0;
+        let mut used = 0;
+        for old in self.table.buckets.iter().flat_map(|b| &b.0) {
+            let slot = Slot(old.load(Ordering::Relaxed));
+            let Some(target) = slot.target() else { continue };
+            if !keep(target) {
+                dropped += 1;
+                continue;
+            }
+            let vacant = table.view().probe(slot.tag(), |place, met| match met {
+                Met::Vacant => Some(place),
+                Met::Candidate(_) => None,
+            });
+            let Some(place) = vacant else {
+                unreachable!("the plan has room for every slot kept")
+            };
+            table.buckets[place.0 as usize / SLOTS].0[place.0 as usize % SLOTS]
+                .store(slot.0, Ordering::Relaxed);
+            used += 1;
+            if let Target::Lease(lease) = target {
+                moved(lease, place);
+            }
+        }
+        shared.store(&table);
+        self.used = used;
+        self.tombs = 0;
+        self.sweep_at = 0;
+        let old = std::mem::replace(&mut self.table, table);
+        let bytes = old.bytes();
+        limbo.put(pin, old, bytes);
+        dropped
+    }
+
+    /// Looks at the slots of up to `buckets` buckets from where the last sweep stopped and
+    /// removes those that are not worth keeping. Returns how many, and whether the end of the
+    /// table was reached.
+    pub(crate) fn sweep(&mut self, buckets: u32, mut keep: impl FnMut(Target) -> bool) -> (u32, bool) {
+        let len = self.table.buckets.len() as u32;
+        let end = self.sweep_at.saturating_add(buckets).min(len);
+        let removed = self.retain_in(self.sweep_at..end, &mut keep);
+        let ended = end == len;
+        self.sweep_at = if ended { 0 } else { end };
+        (removed, ended)
+    }
+
+    /// Removes every slot that is not worth keeping; returns how many.
+    pub(crate) fn retain(&mut self, mut keep: impl FnMut(Target) -> bool) -> u32 {
+        self.retain_in(0..self.table.buckets.len() as u32, &mut keep)
+    }
+
+    fn retain_in(&mut self, buckets: std::ops::Range<u32>, keep: &mut impl FnMut(Target) -> bool) -> u32 {
+        let mut removed = 0;
+        for place in buckets.start * SLOTS as u32..buckets.end * SLOTS as u32 {
+            let place = Place(place);
+            if let Some(target) = self.load_slot(place).target()
+                && !keep(target)
+            {
+                self.remove(place);
+                removed += 1;
+            }
+        }
+        removed
+    }
+
+    /// Starts the next sweep at the first bucket.
+    pub(crate) fn rewind_sweep(&mut self) {
+        self.sweep_at = 0;
+    }
+
+    /// What every taken slot leads to, copied.
+    pub(crate) fn targets(&self) -> Vec<Target> {
+        let all = self.table.buckets.iter().flat_map(|b| &b.0);
+        all.filter_map(|s| Slot(s.load(Ordering::Relaxed)).target())
+            .collect()
+    }
+}

@@ -1,0 +1,644 @@
+//! The public handle.
+
+use crate::answer::{Outcome, Status, Stored};
+use crate::builder::Builder;
+use crate::claim::{Claim, ClaimGuard, EngineRef, Pending, RunError};
+use crate::clock::{Deadline, Span};
+use crate::engine::{Engine, Lookup, ScanItem, run_helper};
+use crate::error::{Error, Result};
+use crate::fingerprint::Fingerprint;
+use crate::key::{Key, KeyBuf};
+use crate::options::{ClaimOptions, CompleteOptions, Resolution, ScanFilter};
+use crate::shard::Keyed;
+use crate::shard::change::{Attached, Wish};
+use crate::stats::Stats;
+use crate::sync::Arc;
+use crate::token::ClaimToken;
+use std::fmt;
+use std::time::Duration;
+
+/// A store of idempotency keys. A cheap handle: clones share one store.
+///
+/// # Examples
+///
+/// ```
+/// use onceonly::{Claim, Fingerprint, Key, Store};
+///
+/// let store = Store::in_memory()?;
+/// let mut charges = 0;
+/// for _retry in 0..3 {
+///     if let Claim::Acquired(guard) = store.claim(Key::new("acme", "order-1"), Fingerprint::NONE)? {
+///         charges += 1;
+///         guard.complete(b"charged")?;
+///     }
+/// }
+/// assert_eq!(charges, 1);
+/// # Ok::<(), onceonly::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+/// Ends the helper thread with the last handle.
+struct Inner {
+    engine: Arc<Engine>,
+    /// Called by clocks that jump; kept alive as long as the store.
+    _on_jump: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // The helper holds a weak reference: once up, it finds the engine gone and ends.
+        self.engine.commons.alarm.ring();
+    }
+}
+
+/// Keys looked at together in the batch calls: enough to overlap their cache misses.
+const BATCH: usize = 16;
+
+impl Store {
+    /// A builder with the default options.
+    pub fn builder() -> Builder {
+        Builder::new()
+    }
+
+    /// A store that lives in memory alone, with the default options.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidOptions`] if a quarter of the machine's memory is too little to start.
+    pub fn in_memory() -> Result<Store> {
+        Self::builder().in_memory()
+    }
+
+    pub(crate) fn start(engine: Arc<Engine>, helper: bool) -> Result<Store> {
+        if helper {
+            let weak = Arc::downgrade(&engine);
+            // Without the thread everything is as correct, only later; so a machine that has
+            // no thread left is no reason to refuse.
+            let _ = std::thread::Builder::new()
+                .name("onceonly".into())
+                .spawn(move || run_helper(weak));
+        }
+        let weak = Arc::downgrade(&engine);
+        let on_jump: Arc<dyn Fn() + Send + Sync> = Arc::new(move || {
+            if let Some(engine) = weak.upgrade() {
+                engine.nudge_everyone();
+            }
+        });
+        engine.clock().on_jump(Arc::downgrade(&on_jump));
+        let inner = Inner {
+            engine,
+            _on_jump: on_jump,
+        };
+        Ok(Store {
+            inner: Arc::new(inner),
+        })
+    }
+
+    fn engine(&self) -> &Arc<Engine> {
+        &self.inner.engine
+    }
+
+    fn wish(&self, fingerprint: Fingerprint) -> Wish {
+        Wish {
+            fingerprint,
+            lease: self.engine().lease,
+            passing: false,
+        }
+    }
+
+    /// Claims a key. Of all who ask for an absent key exactly one acquires it; the others are
+    /// told what became of it. Never waits for another holder.
+    ///
+    /// A completed key is answered without a lock, in some 100 to 300 ns (two cache misses);
+    /// the outcome is copied.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::AtCapacity`] for a new key at a limit; [`Error::InvalidInput`] or
+    /// [`Error::TooLarge`] for a key outside its limits; [`Error::Closed`]; [`Error::Forked`].
+    pub fn claim<'k>(&self, key: impl Into<Key<'k>>, fingerprint: Fingerprint) -> Result<Claim<'_>> {
+        let k = self.engine().keyed(key.into())?;
+        self.claim_keyed(k, self.wish(fingerprint))
+    }
+
+    /// [`claim`](Self::claim) with a lease of its own.
+    ///
+    /// # Errors
+    ///
+    /// As `claim`; [`Error::InvalidInput`] for a lease of zero or over a hundred years.
+    pub fn claim_with<'k>(
+        &self,
+        key: impl Into<Key<'k>>,
+        fingerprint: Fingerprint,
+        options: ClaimOptions,
+    ) -> Result<Claim<'_>> {
+        let mut wish = self.wish(fingerprint);
+        wish.lease = options.lease_or(wish.lease)?;
+        let k = self.engine().keyed(key.into())?;
+        self.claim_keyed(k, wish)
+    }
+
+    fn claim_keyed(&self, k: Keyed<'_>, wish: Wish) -> Result<Claim<'_>> {
+        let engine = self.engine();
+        let verdict = engine.claim(k, wish)?;
+        Ok(Claim::new(EngineRef::Borrowed(engine), k, wish, verdict))
+    }
+
+    /// [`claim`](Self::claim), and if somebody holds the key, waits for them, at most until the
+    /// deadline.
+    ///
+    /// On completion all who wait get the outcome (one shared copy). After a release exactly
+    /// one caller acquires the key. At the end of a lease or on interruption one of those who
+    /// wait is told `Interrupted`; the others wait on.
+    ///
+    /// # Errors
+    ///
+    /// As `claim`. Reaching the deadline is no error: the answer is then what `claim` says.
+    pub fn claim_wait<'k>(
+        &self,
+        key: impl Into<Key<'k>>,
+        fingerprint: Fingerprint,
+        deadline: impl Into<Deadline>,
+    ) -> Result<Claim<'_>> {
+        match self.claim(key, fingerprint)? {
+            Claim::InFlight(other) => other.wait(deadline),
+            claim => Ok(claim),
+        }
+    }
+
+    /// [`claim_with`](Self::claim_with) without waiting for the claim to be durable: the result
+    /// comes through the [`Pending`]. In memory it is there at once.
+    pub fn submit_claim<'k>(
+        &self,
+        key: impl Into<Key<'k>>,
+        fingerprint: Fingerprint,
+        options: ClaimOptions,
+    ) -> Pending<Claim<'static>> {
+        Pending::ready(self.claim_with(key, fingerprint, options).map(Claim::into_owned))
+    }
+
+    /// Claims many keys, as if one by one in this order: result `i` answers item `i`. `out` is
+    /// cleared first; its capacity is reused. A repeat inside the batch meets the claim before
+    /// it: `InFlight`, or `Mismatch` for another fingerprint.
+    ///
+    /// Cache misses of up to 16 keys overlap, so known keys cost a third of single calls.
+    ///
+    /// # Errors
+    ///
+    /// Those of single items are in `out`; the call itself fails with [`Error::Closed`] or
+    /// [`Error::Forked`] before any.
+    pub fn claim_many<'s>(
+        &'s self,
+        items: &[(Key<'_>, Fingerprint)],
+        out: &mut Vec<Result<Claim<'s>>>,
+    ) -> Result<()> {
+        out.clear();
+        self.engine().enter()?;
+        out.reserve(items.len());
+        for batch in items.chunks(BATCH) {
+            self.in_batch(
+                batch,
+                |(key, _)| *key,
+                |store, (_, fingerprint), k| {
+                    out.push(k.and_then(|k| store.claim_keyed(k, store.wish(*fingerprint))));
+                },
+            );
+        }
+        Ok(())
+    }
+
+    /// Hashes a batch, asks for its cache lines, and then visits each item.
+    fn in_batch<'s, 'k, T>(
+        &'s self,
+        batch: &'k [T],
+        key: impl Fn(&'k T) -> Key<'k>,
+        mut visit: impl FnMut(&'s Store, &'k T, Result<Keyed<'k>>),
+    ) {
+        let engine = self.engine();
+        let mut checked: [Option<Result<Keyed<'k>>>; BATCH] = [const { None }; BATCH];
+        let mut good = Vec::with_capacity(BATCH);
+        for (slot, item) in checked.iter_mut().zip(batch) {
+            let k = engine.keyed(key(item));
+            good.extend(k.as_ref().ok());
+            *slot = Some(k);
+        }
+        engine.prefetch(&good);
+        for (k, item) in checked.into_iter().flatten().zip(batch) {
+            visit(self, item, k);
+        }
+    }
+
+    /// Completes many claims: result `i` answers item `i`. `out` is cleared first.
+    ///
+    /// # Errors
+    ///
+    /// Those of single items, as [`ClaimGuard::complete_with`] gives them, are in `out`; the
+    /// call itself fails with [`Error::Closed`] or [`Error::Forked`] before any.
+    pub fn complete_many<'g, 's: 'g, B: AsRef<[u8]> + 'g>(
+        &self,
+        done: impl IntoIterator<Item = (&'g ClaimGuard<'s>, B, CompleteOptions)>,
+        out: &mut Vec<Result<()>>,
+    ) -> Result<()> {
+        out.clear();
+        self.engine().enter()?;
+        out.extend(
+            done.into_iter()
+                .map(|(guard, outcome, options)| guard.complete_with(outcome.as_ref(), options)),
+        );
+        Ok(())
+    }
+
+    /// Does the work once: claims the key, runs `work`, stores what it returns; or gives back
+    /// what was stored before. A duplicate waits for the first, at most one lease.
+    ///
+    /// # Errors
+    ///
+    /// [`RunError::Work`] if the work fails (the key is then interrupted, unless the work called
+    /// [`release`](ClaimGuard::release) or set [`OnDrop::Release`](crate::OnDrop::Release); a
+    /// panic does the same), [`RunError::InFlight`] at the deadline, [`RunError::Interrupted`],
+    /// [`RunError::Mismatch`], or [`RunError::Store`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use onceonly::{Fingerprint, Key, Store};
+    ///
+    /// let store = Store::in_memory()?;
+    /// let mut sent = 0;
+    /// for _retry in 0..3 {
+    ///     let receipt = store.run(Key::new("acme", "mail-1"), Fingerprint::NONE, |_guard| {
+    ///         sent += 1;
+    ///         Ok::<_, std::io::Error>(format!("message {sent}"))
+    ///     })?;
+    ///     assert_eq!(&*receipt, b"message 1");
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn run<'k, B: AsRef<[u8]>, E>(
+        &self,
+        key: impl Into<Key<'k>>,
+        fingerprint: Fingerprint,
+        work: impl FnOnce(&ClaimGuard<'_>) -> Result<B, E>,
+    ) -> Result<Outcome, RunError<E>> {
+        let lease = Duration::from_millis(self.engine().lease.millis());
+        self.run_until(key, fingerprint, lease, work)
+    }
+
+    /// [`run`](Self::run) with a deadline of its own for duplicates.
+    ///
+    /// # Errors
+    ///
+    /// As `run`.
+    pub fn run_until<'k, B: AsRef<[u8]>, E>(
+        &self,
+        key: impl Into<Key<'k>>,
+        fingerprint: Fingerprint,
+        deadline: impl Into<Deadline>,
+        work: impl FnOnce(&ClaimGuard<'_>) -> Result<B, E>,
+    ) -> Result<Outcome, RunError<E>> {
+        match self.claim_wait(key, fingerprint, deadline)? {
+            Claim::Acquired(guard) => {
+                let outcome = work(&guard).map_err(RunError::Work)?;
+                guard.complete(outcome.as_ref())?;
+                Ok(Outcome::fresh(outcome.as_ref(), 0, guard.generation(), false))
+            }
+            Claim::Completed(outcome) => Ok(outcome),
+            Claim::InFlight(other) => Err(RunError::InFlight(other.into_owned())),
+            Claim::Interrupted(left) => Err(RunError::Interrupted(left.into_owned())),
+            Claim::Mismatch(mismatch) => Err(RunError::Mismatch(mismatch)),
+        }
+    }
+
+    /// Takes up a detached claim, in flight or interrupted, under a larger generation and with
+    /// the store's lease. A token works once.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LeaseLost`] if it was attached before, or taken over, released or forgotten;
+    /// [`Error::InvalidInput`] for a token of another store. A finished claim is no error but
+    /// [`Claim::Completed`].
+    pub fn attach(&self, token: &ClaimToken) -> Result<Claim<'_>> {
+        let engine = self.engine();
+        if token.store() != engine.store_id() {
+            return Err(Error::InvalidInput {
+                what: "token",
+                why: "it was made by another store",
+            });
+        }
+        let k = engine.keyed(token.key())?;
+        match engine.attach(k, token.generation())? {
+            Attached::Claim(ticket, fingerprint) => {
+                let verdict = crate::shard::Verdict::Acquired(ticket);
+                Ok(Claim::new(
+                    EngineRef::Borrowed(engine),
+                    k,
+                    self.wish(fingerprint),
+                    verdict,
+                ))
+            }
+            Attached::Completed(outcome) => Ok(Claim::Completed(outcome)),
+            Attached::Lost(current) => Err(Error::LeaseLost { current }),
+        }
+    }
+
+    /// True if the key was never seen within the store's ttl; from then on it is. At most once:
+    /// whoever crashes after a `true` has lost the message; use [`claim`](Self::claim) where
+    /// that matters.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InUse`] for a key that is claimed and not completed; otherwise those of `claim`.
+    pub fn first_seen<'k>(&self, key: impl Into<Key<'k>>) -> Result<bool> {
+        let k = self.engine().keyed(key.into())?;
+        self.engine().first_seen(k, None)
+    }
+
+    /// [`first_seen`](Self::first_seen) with a ttl of its own.
+    ///
+    /// # Errors
+    ///
+    /// As `first_seen`; [`Error::InvalidInput`] for a ttl of zero or over a hundred years.
+    pub fn first_seen_for<'k>(&self, key: impl Into<Key<'k>>, ttl: Duration) -> Result<bool> {
+        let ttl = Span::checked("ttl", ttl)?;
+        let k = self.engine().keyed(key.into())?;
+        self.engine().first_seen(k, Some(ttl))
+    }
+
+    /// [`first_seen`](Self::first_seen) for many keys, as if one by one in this order: of
+    /// repeats inside the batch the first is `true`. `out` is cleared first.
+    ///
+    /// # Errors
+    ///
+    /// Those of single keys are in `out`; the call itself fails with [`Error::Closed`] or
+    /// [`Error::Forked`] before any.
+    pub fn first_seen_many(&self, keys: &[Key<'_>], out: &mut Vec<Result<bool>>) -> Result<()> {
+        out.clear();
+        self.engine().enter()?;
+        out.reserve(keys.len());
+        for batch in keys.chunks(BATCH) {
+            self.in_batch(
+                batch,
+                |key| *key,
+                |store, _, k| {
+                    out.push(k.and_then(|k| store.engine().first_seen(k, None)));
+                },
+            );
+        }
+        Ok(())
+    }
+
+    /// Reads the outcome of a completed key where it lies, without copying it and without a
+    /// lock. Claims nothing.
+    ///
+    /// The closure runs under an epoch pin: keep it short and wait for nothing in it. What is
+    /// retired while it runs counts against `max_bytes`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidInput`] or [`Error::TooLarge`] for a key outside its limits;
+    /// [`Error::Closed`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use onceonly::{Fingerprint, Key, Replay, Store};
+    /// let store = Store::in_memory()?;
+    /// let key = Key::new("acme", "order-1");
+    /// let body = Fingerprint::from_bytes([1; 16]);
+    /// assert!(matches!(store.replay(key, body, |_| ())?, Replay::Miss));
+    /// store.run(key, body, |_| Ok::<_, std::fmt::Error>("charged")).ok();
+    /// let len = store.replay(key, body, |stored| stored.bytes().len())?;
+    /// assert!(matches!(len, Replay::Hit(7)));
+    /// assert!(matches!(store.replay(key, Fingerprint::NONE, |_| ())?, Replay::Mismatch));
+    /// # Ok::<(), onceonly::Error>(())
+    /// ```
+    pub fn replay<'k, R>(
+        &self,
+        key: impl Into<Key<'k>>,
+        fingerprint: Fingerprint,
+        read: impl FnOnce(Stored<'_>) -> R,
+    ) -> Result<Replay<R>> {
+        let k = self.engine().keyed(key.into())?;
+        Ok(match self.engine().read(k, Some(fingerprint), read)? {
+            Lookup::Hit(result) => Replay::Hit(result),
+            Lookup::Miss => Replay::Miss,
+            Lookup::Mismatch => Replay::Mismatch,
+        })
+    }
+
+    /// Reads many outcomes where they lie: `read(i, stored)` for each key that is completed
+    /// with its fingerprint, in order. Returns how many there were. The cache misses of up to
+    /// 16 keys overlap. Keys outside their limits count as not completed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`].
+    pub fn replay_many(
+        &self,
+        items: &[(Key<'_>, Fingerprint)],
+        mut read: impl FnMut(usize, Stored<'_>),
+    ) -> Result<usize> {
+        let mut hits = 0;
+        let mut failed = None;
+        for (n, batch) in items.chunks(BATCH).enumerate() {
+            let mut at = n * BATCH;
+            self.in_batch(
+                batch,
+                |(key, _)| *key,
+                |store, (_, fingerprint), k| {
+                    if let Ok(k) = k {
+                        match store
+                            .engine()
+                            .read(k, Some(*fingerprint), |stored| read(at, stored))
+                        {
+                            Ok(Lookup::Hit(())) => hits += 1,
+                            Ok(Lookup::Miss | Lookup::Mismatch) => {}
+                            Err(error) => failed = Some(error),
+                        }
+                    }
+                    at += 1;
+                },
+            );
+        }
+        failed.map_or(Ok(hits), Err)
+    }
+
+    /// Reads a completed key whatever its fingerprint, for operators. Counts as no replay.
+    ///
+    /// # Errors
+    ///
+    /// As [`replay`](Self::replay).
+    pub fn peek<'k, R>(
+        &self,
+        key: impl Into<Key<'k>>,
+        read: impl FnOnce(Stored<'_>) -> R,
+    ) -> Result<Option<R>> {
+        let k = self.engine().keyed(key.into())?;
+        Ok(match self.engine().read(k, None, read)? {
+            Lookup::Hit(result) => Some(result),
+            Lookup::Miss | Lookup::Mismatch => None,
+        })
+    }
+
+    /// What a key is now, without its outcome.
+    ///
+    /// # Errors
+    ///
+    /// As [`replay`](Self::replay).
+    pub fn status<'k>(&self, key: impl Into<Key<'k>>) -> Result<Status> {
+        let k = self.engine().keyed(key.into())?;
+        self.engine().status(k)
+    }
+
+    /// Goes through all keys the filter wants, shard by shard. A key that is there all the time
+    /// is given exactly once, one that comes or goes meanwhile at most once. A shard is locked
+    /// only to copy its slots; its keys (some thousands) are buffered.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`], here or from the iterator.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use onceonly::{Fingerprint, Key, ScanFilter, StateKind, Store};
+    /// let store = Store::in_memory()?;
+    /// store.first_seen(Key::new("acme", "m-1"))?;
+    /// drop(store.claim(Key::new("acme", "m-2"), Fingerprint::NONE)?);
+    /// for found in store.scan(ScanFilter::new().state(StateKind::Interrupted))? {
+    ///     let (key, status) = found?;
+    ///     assert_eq!(key.as_key(), Key::new("acme", "m-2"));
+    ///     println!("{key:?} is {status}");
+    /// }
+    /// # Ok::<(), onceonly::Error>(())
+    /// ```
+    pub fn scan(&self, filter: ScanFilter) -> Result<Scan<'_>> {
+        if self.engine().is_closed() {
+            return Err(Error::Closed);
+        }
+        Ok(Scan {
+            engine: self.engine(),
+            filter,
+            shard: 0,
+            buffered: Vec::new().into_iter(),
+        })
+    }
+
+    /// Settles an unfinished claim in its holder's place, on what the operator saw: the claim
+    /// must still be at this generation. The holder, should it come back, has lost.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LeaseLost`] if the generation is another or the key is completed or absent;
+    /// [`Error::TooLarge`], [`Error::AtCapacity`] or [`Error::InvalidInput`] for an outcome that
+    /// cannot be stored.
+    pub fn resolve<'k>(&self, key: impl Into<Key<'k>>, generation: u64, to: Resolution<'_>) -> Result<()> {
+        let k = self.engine().keyed(key.into())?;
+        match to {
+            Resolution::Release => self.engine().resolve_release(k, generation),
+            Resolution::Complete(outcome, options) => {
+                let (ttl, tag) = options.checked()?;
+                self.engine().resolve_complete(k, generation, outcome, ttl, tag)
+            }
+        }
+    }
+
+    /// Makes a key absent, whatever it was; a holder has then lost its claim. True if there was
+    /// something to forget. The bytes of an outcome come back with its segment.
+    ///
+    /// # Errors
+    ///
+    /// Those of a key outside its limits, [`Error::Closed`], [`Error::Forked`].
+    pub fn forget<'k>(&self, key: impl Into<Key<'k>>) -> Result<bool> {
+        let k = self.engine().keyed(key.into())?;
+        self.engine().forget(k)
+    }
+
+    /// What the store has done and holds.
+    pub fn stats(&self) -> Stats {
+        self.engine().stats()
+    }
+
+    /// Does housekeeping on this thread, for about `budget`: gives back the memory of what has
+    /// expired, wakes those whose lease has ended. True if there is more to do. For stores
+    /// without a helper thread; with one it does no harm.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`], [`Error::Forked`].
+    pub fn maintain(&self, budget: Duration) -> Result<bool> {
+        let now = self.engine().enter()?;
+        Ok(self.engine().maintain(now, budget))
+    }
+
+    /// Closes the store: every other handle, guard and waiter gets [`Error::Closed`] from now
+    /// on. What lives in memory is gone when the last of them is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forked`] in a forked child, where it does nothing.
+    pub fn close(self) -> Result<()> {
+        self.engine().close()
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store")
+            .field("keys", &self.stats().keys_live)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What [`Store::replay`] found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Replay<R> {
+    /// The key is completed: what the closure returned.
+    Hit(R),
+    /// The key is absent, in flight or interrupted.
+    Miss,
+    /// The key is completed with another fingerprint.
+    Mismatch,
+}
+
+/// The keys of a store, one after another. See [`Store::scan`].
+#[must_use = "iterators do nothing unless used"]
+pub struct Scan<'s> {
+    engine: &'s Engine,
+    filter: ScanFilter,
+    shard: usize,
+    buffered: std::vec::IntoIter<ScanItem>,
+}
+
+impl Iterator for Scan<'_> {
+    type Item = Result<(KeyBuf, Status)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(item) = self.buffered.next() {
+                return Some(Ok(item));
+            }
+            if self.shard == self.engine.shard_count() {
+                return None;
+            }
+            let mut found = Vec::new();
+            let wanted = |key: crate::key::CheckedKey<'_>, status: &Status| self.filter.wants(key, status);
+            let scanned = self.engine.scan_shard(self.shard, wanted, &mut found);
+            self.shard += 1;
+            if let Err(error) = scanned {
+                self.shard = self.engine.shard_count();
+                return Some(Err(error));
+            }
+            self.buffered = found.into_iter();
+        }
+    }
+}
+
+impl fmt::Debug for Scan<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scan").finish_non_exhaustive()
+    }
+}
