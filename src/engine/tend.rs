@@ -21,8 +21,9 @@ const VISIT_STEPS: usize = 256;
 const VISIT_BUCKETS: u32 = 512;
 /// Records unlinked in one step from a segment about to be retired.
 const WALK_RECORDS: usize = 256;
-/// Shards searched for expired keys by one refused claim.
-const SEARCH_SHARDS: usize = 64;
+/// How long one refused claim may search for expired keys, looked at after so many shards.
+const SEARCH_TIME: Duration = Duration::from_millis(2);
+const SEARCH_SHARDS: usize = 16;
 /// A sweep starts when more than one slot in twenty is stale, and this many at least...
 const SWEEP_SHARE: u64 = 20;
 const SWEEP_LEAST: u64 = 1_024;
@@ -177,11 +178,16 @@ impl Engine {
             }
             pin.flush();
             while c.segments.reap(now, &c.bytes) | self.reap_table() {}
-            for _ in 0..SEARCH_SHARDS.min(self.shards.len()) {
+            for shard in self.shards.iter().filter(|s| s.is_due(now)) {
+                shard.lock().tick(c, now, VISIT_STEPS, pin);
+            }
+            for n in 1..=self.shards.len() {
                 keeping.search_at = (keeping.search_at + 1) % self.shards.len();
-                let mut shard = self.shards[keeping.search_at].lock();
-                shard.tick(c, now, VISIT_STEPS, pin);
-                shard.expire(c, now, pin);
+                self.shards[keeping.search_at].lock().expire(c, now, pin);
+                let spent = self.clock().monotonic().saturating_sub(began);
+                if n % SEARCH_SHARDS == 0 && spent >= SEARCH_TIME {
+                    break;
+                }
             }
         }
         let cost = self.clock().monotonic().saturating_sub(began);

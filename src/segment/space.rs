@@ -12,8 +12,9 @@
 //! sweep (see `shard`).
 //!
 //! Room that must not fail: while *the reserve* is there, one more segment can always be
-//! opened. Only completions that a claim has set room aside for may use it, and until it is
-//! restored no new key is admitted.
+//! opened. Only completions that a claim has set room aside for may use it. Until it is
+//! restored no new key is admitted and no other segment opened; each completion written there
+//! frees a little more than it takes, so by the time that segment is full the reserve is back.
 
 use super::lane::{FIRST_BYTES, Lane, Open};
 use super::record::{Completed, TimeBase};
@@ -210,6 +211,7 @@ impl Segments {
             if self.reserve.swap(false, Ordering::Relaxed) {
                 // Counted in whole seconds, so that records of every ttl fit in.
                 let time = TimeBase::coarse(record.written, record.ttl);
+                bytes.tighten();
                 match self.open_counted(self.segment_bytes, time) {
                     Some(open) => return self.put_first(&mut lane, open, record).ok_or(NoRoom),
                     None => self.reserve.store(true, Ordering::Relaxed),
@@ -245,7 +247,8 @@ impl Segments {
         {
             return self.open_mapping(mapping, time);
         }
-        if !bytes.take_direct(size as u64) {
+        // While the reserve is gone, what becomes free restores it and is used for nothing else.
+        if !self.has_reserve(bytes) || !bytes.take_direct(size as u64) {
             return None;
         }
         let open = self.open_counted(size, time);
