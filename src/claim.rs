@@ -5,7 +5,7 @@
 
 use crate::answer::{Mismatch, Outcome};
 use crate::clock::{Deadline, Span};
-use crate::engine::{Engine, Grip, WaitTurn};
+use crate::engine::{Engine, Grip, NewOutcome, WaitTurn};
 use crate::error::{Error, Result};
 use crate::key::{Key, KeyBuf, KeyHash};
 use crate::options::CompleteOptions;
@@ -250,10 +250,15 @@ impl<'s> ClaimGuard<'s> {
         let (ttl, tag) = options.checked()?;
         let engine = &self.subject.engine;
         let grip = self.subject.grip(self.held);
+        let outcome = NewOutcome {
+            bytes: outcome,
+            ttl,
+            tag,
+        };
         if self.ended.load(Ordering::Acquire) {
-            return engine.complete_again(grip, outcome, tag);
+            return engine.complete_again(grip, outcome);
         }
-        engine.complete(grip, outcome, ttl, tag)?;
+        engine.complete(grip, outcome)?;
         self.ended.store(true, Ordering::Release);
         Ok(())
     }
@@ -632,7 +637,12 @@ impl<'s> Interrupted<'s> {
         let (ttl, tag) = options.checked()?;
         let grip = self.subject.grip(self.seen());
         let command = Command::TakeOver(self.question.generation);
-        let settled = self.subject.engine.settle(grip, command, outcome, ttl, tag)?;
+        let new = NewOutcome {
+            bytes: outcome,
+            ttl,
+            tag,
+        };
+        let settled = self.subject.engine.settle(grip, command, new)?;
         let subject = self.decide();
         match settled {
             Ok(generation) => Ok(Claim::Completed(Outcome::fresh(outcome, tag, generation, false))),

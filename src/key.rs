@@ -68,11 +68,6 @@ impl<'k> Key<'k> {
     }
 
     /// A copy that borrows nothing. Keys of up to 54 bytes are kept without an allocation.
-    #[expect(
-        clippy::should_implement_trait,
-        clippy::wrong_self_convention,
-        reason = "the owned form is a KeyBuf, as PathBuf is to Path, and a Key is Copy"
-    )]
     pub fn to_owned(self) -> KeyBuf {
         KeyBuf::new(self)
     }

@@ -4,7 +4,7 @@ use crate::answer::{Outcome, Status, Stored};
 use crate::builder::Builder;
 use crate::claim::{Claim, ClaimGuard, EngineRef, Pending, RunError};
 use crate::clock::{Deadline, Span};
-use crate::engine::{Engine, Lookup, ScanItem, run_helper};
+use crate::engine::{Engine, Lookup, NewOutcome, ScanItem, run_helper};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::key::{Key, KeyBuf};
@@ -277,6 +277,10 @@ impl Store {
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[expect(
+        clippy::result_large_err,
+        reason = "the error carries the claim the caller goes on with"
+    )]
     pub fn run<'k, B: AsRef<[u8]>, E>(
         &self,
         key: impl Into<Key<'k>>,
@@ -292,6 +296,10 @@ impl Store {
     /// # Errors
     ///
     /// As `run`.
+    #[expect(
+        clippy::result_large_err,
+        reason = "the error carries the claim the caller goes on with"
+    )]
     pub fn run_until<'k, B: AsRef<[u8]>, E>(
         &self,
         key: impl Into<Key<'k>>,
@@ -541,7 +549,9 @@ impl Store {
             Resolution::Release => self.engine().resolve_release(k, generation),
             Resolution::Complete(outcome, options) => {
                 let (ttl, tag) = options.checked()?;
-                self.engine().resolve_complete(k, generation, outcome, ttl, tag)
+                let bytes = outcome;
+                self.engine()
+                    .resolve_complete(k, generation, NewOutcome { bytes, ttl, tag })
             }
         }
     }

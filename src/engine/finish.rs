@@ -6,7 +6,7 @@ use crate::clock::{Span, Tick};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::segment::{Address, Completed, NoRoom};
-use crate::shard::change::{Attached, Held, Wish};
+use crate::shard::change::{Attached, Held, Publish, Wish};
 use crate::shard::state::Command;
 use crate::shard::{Found, Keyed, Lost, Refused, Ticket};
 use crate::sync::Arc;
@@ -23,51 +23,46 @@ pub(crate) struct Grip<'k> {
     pub(crate) held: Held,
 }
 
+/// An outcome about to be stored; without a ttl, for the store's.
+#[derive(Clone, Copy)]
+pub(crate) struct NewOutcome<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) ttl: Option<Span>,
+    pub(crate) tag: u16,
+}
+
 impl Engine {
-    pub(crate) fn check_outcome(&self, outcome: &[u8]) -> Result<()> {
-        Error::check_len("outcome", outcome.len(), self.max_outcome)
-    }
-
     /// Stores the outcome of a claim held at `grip`'s generation.
-    pub(crate) fn complete(&self, grip: Grip<'_>, outcome: &[u8], ttl: Option<Span>, tag: u16) -> Result<()> {
+    pub(crate) fn complete(&self, grip: Grip<'_>, outcome: NewOutcome<'_>) -> Result<()> {
         let now = self.enter()?;
-        self.check_outcome(outcome)?;
-        let command = Command::Complete(grip.held.generation);
-        let done = self.append_and_publish(grip, command, grip.held.generation, outcome, ttl, tag, now)?;
-        done.or_else(|Lost| self.repeated(grip, outcome, tag, now))
+        let generation = grip.held.generation;
+        let done = self.append_and_publish(grip, Command::Complete(generation), generation, outcome, now)?;
+        done.or_else(|Lost| self.repeated(grip, outcome, now))
     }
 
-    /// Stores an outcome in the name of a claim seen at `grip`'s generation. `command` says by
-    /// what right.
+    /// Stores an outcome in the name of a claim seen at `grip`'s generation, under a larger one
+    /// that is returned. `command` says by what right.
     pub(crate) fn settle(
         &self,
         grip: Grip<'_>,
         command: Command,
-        outcome: &[u8],
-        ttl: Option<Span>,
-        tag: u16,
+        outcome: NewOutcome<'_>,
     ) -> Result<Result<u64, Lost>> {
         let now = self.enter()?;
-        self.check_outcome(outcome)?;
         let generation = self.shard(grip.k).lock().reserve_generation();
-        let done = self.append_and_publish(grip, command, generation, outcome, ttl, tag, now)?;
+        let done = self.append_and_publish(grip, command, generation, outcome, now)?;
         Ok(done.map(|()| generation))
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the record's parts, each of its own type"
-    )]
     fn append_and_publish(
         &self,
         grip: Grip<'_>,
         command: Command,
         generation: u64,
-        outcome: &[u8],
-        ttl: Option<Span>,
-        tag: u16,
+        outcome: NewOutcome<'_>,
         now: Tick,
     ) -> Result<Result<(), Lost>> {
+        Error::check_len("outcome", outcome.bytes.len(), self.max_outcome)?;
         let c = &self.commons;
         // Pinned before the append: until the address is in a slot, the pin alone keeps the
         // segment's id from being issued again.
@@ -76,45 +71,58 @@ impl Engine {
             key: grip.k.key,
             fingerprint: grip.fingerprint,
             generation,
-            tag,
+            tag: outcome.tag,
             written: now,
-            ttl: ttl.unwrap_or(c.ttl),
-            outcome,
+            ttl: outcome.ttl.unwrap_or(c.ttl),
+            outcome: outcome.bytes,
         };
-        let at = self.append(&record, now)?;
+        let publish = Publish {
+            held: grip.held,
+            command,
+            at: self.append(&record, grip, now)?,
+        };
         let result = {
             let mut shard = self.shard(grip.k).lock();
             shard.tend_own(c, now, &pin);
-            let fresh = || Outcome::fresh(outcome, tag, generation, true);
-            shard.complete(c, grip.k, grip.held, command, at, fresh, now)
+            let fresh = || Outcome::fresh(outcome.bytes, outcome.tag, generation, true);
+            shard.complete(c, grip.k, publish, fresh, now)
         };
         self.tend_a_little(now, &pin);
         Ok(result)
     }
 
-    fn append(&self, record: &Completed<'_>, now: Tick) -> Result<Address> {
-        self.commons
-            .segments
-            .append(record, record.is_covered(), &self.commons.bytes)
+    fn append(&self, record: &Completed<'_>, grip: Grip<'_>, now: Tick) -> Result<Address> {
+        let c = &self.commons;
+        c.segments
+            .append(record, &c.bytes)
+            .or_else(|NoRoom| {
+                // Only who still holds the claim has room set aside.
+                let is_held = self.shard(grip.k).lock().held(grip.held).is_some();
+                if is_held && record.is_covered() {
+                    c.segments.append_somehow(record, &c.bytes)
+                } else {
+                    Err(NoRoom)
+                }
+            })
             .map_err(|NoRoom| self.at_capacity(now))
     }
 
     /// Stores nothing: says whether the claim was completed with just this.
-    pub(crate) fn complete_again(&self, grip: Grip<'_>, outcome: &[u8], tag: u16) -> Result<()> {
+    pub(crate) fn complete_again(&self, grip: Grip<'_>, outcome: NewOutcome<'_>) -> Result<()> {
         let now = self.enter()?;
-        self.repeated(grip, outcome, tag, now)
+        self.repeated(grip, outcome, now)
     }
 
     /// A completion that came too late is fine if it says what is stored, by the same holder.
-    fn repeated(&self, grip: Grip<'_>, outcome: &[u8], tag: u16, now: Tick) -> Result<()> {
+    fn repeated(&self, grip: Grip<'_>, outcome: NewOutcome<'_>, now: Tick) -> Result<()> {
         let pin = self.commons.pins.pin();
         let shard = self.shard(grip.k).lock();
         let found = shard.find(grip.k, &self.commons, &pin);
         if let Found::Record { record, .. } = &found
             && record.generation() == grip.held.generation
             && record.deadline() > now
-            && record.tag() == tag
-            && record.outcome() == outcome
+            && record.tag() == outcome.tag
+            && record.outcome() == outcome.bytes
         {
             return Ok(());
         }
@@ -218,7 +226,14 @@ impl Engine {
                     fingerprint: Fingerprint::NONE,
                     held,
                 };
-                let stored = self.complete(grip, &[], ttl, 0);
+                let stored = self.complete(
+                    grip,
+                    NewOutcome {
+                        bytes: &[],
+                        ttl,
+                        tag: 0,
+                    },
+                );
                 if stored.is_err() {
                     self.guard_dropped(k, held, true);
                 }

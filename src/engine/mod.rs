@@ -10,7 +10,7 @@ mod operate;
 mod tend;
 mod wait;
 
-pub(crate) use finish::Grip;
+pub(crate) use finish::{Grip, NewOutcome};
 pub(crate) use operate::ScanItem;
 pub(crate) use tend::run_helper;
 pub(crate) use wait::WaitTurn;

@@ -1,8 +1,7 @@
 //! What operators ask and do: look at keys, and settle or forget them.
 
-use super::Engine;
+use super::{Engine, Grip, NewOutcome};
 use crate::answer::Status;
-use crate::clock::Span;
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::key::{CheckedKey, KeyBuf};
@@ -56,13 +55,11 @@ impl Engine {
         &self,
         k: Keyed<'_>,
         generation: u64,
-        outcome: &[u8],
-        ttl: Option<Span>,
-        tag: u16,
+        outcome: NewOutcome<'_>,
     ) -> Result<()> {
         let (held, fingerprint) = self.seen(k, generation)?;
-        let grip = super::Grip { k, fingerprint, held };
-        match self.settle(grip, Command::Settle(generation), outcome, ttl, tag)? {
+        let grip = Grip { k, fingerprint, held };
+        match self.settle(grip, Command::Settle(generation), outcome)? {
             Ok(_) => Ok(()),
             Err(Lost) => Err(Error::LeaseLost {
                 current: self.status(k)?,

@@ -131,32 +131,16 @@ impl Segments {
     /// Writes a record and says where. It is not published yet: the caller stores the address
     /// in a slot, under an epoch pinned before this call.
     ///
-    /// `covered`: the claim has set room aside for this record, so the reserve may be used.
-    ///
     /// # Errors
     ///
-    /// [`NoRoom`] if the budget has none. Never for a covered record while every claim keeps
-    /// what it set aside.
+    /// [`NoRoom`] if the budget has none.
     #[inline]
-    pub(crate) fn append(
-        &self,
-        record: &Completed<'_>,
-        covered: bool,
-        bytes: &Quota,
-    ) -> Result<Address, NoRoom> {
+    pub(crate) fn append(&self, record: &Completed<'_>, bytes: &Quota) -> Result<Address, NoRoom> {
         let mut lane = self.lanes[thread_stripe() % self.lanes.len()].lock();
         if let Some(at) = lane.put(record, &self.table) {
             return Ok(at);
         }
-        if let Some(at) = self.append_to_new(&mut lane, record, bytes) {
-            return Ok(at);
-        }
-        drop(lane);
-        if covered {
-            self.append_somehow(record, bytes)
-        } else {
-            Err(NoRoom)
-        }
+        self.append_to_new(&mut lane, record, bytes).ok_or(NoRoom)
     }
 
     #[cold]
@@ -193,9 +177,13 @@ impl Segments {
         at
     }
 
-    /// For a record that must not be refused: any head of any lane, else the reserve.
+    /// For a record its claim has set room aside for: any head of any lane, else the reserve.
+    ///
+    /// # Errors
+    ///
+    /// [`NoRoom`] never, while every claim keeps what it set aside.
     #[cold]
-    fn append_somehow(&self, record: &Completed<'_>, bytes: &Quota) -> Result<Address, NoRoom> {
+    pub(crate) fn append_somehow(&self, record: &Completed<'_>, bytes: &Quota) -> Result<Address, NoRoom> {
         // Two rounds: while one thread opens the reserve, another may have missed it.
         for _ in 0..2 {
             for lane in &self.lanes {

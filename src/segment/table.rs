@@ -27,7 +27,7 @@ pub(crate) struct Address(u64);
 
 impl Address {
     pub(crate) fn new(segment: u32, word: usize) -> Self {
-        debug_assert!(segment < MAX_SEGMENTS && word < 1 << WORD_BITS && word >= HEADER_WORDS);
+        debug_assert!(segment < MAX_SEGMENTS && (HEADER_WORDS..1 << WORD_BITS).contains(&word));
         Address(u64::from(segment) << WORD_BITS | word as u64)
     }
 

@@ -46,6 +46,14 @@ pub(crate) struct Held {
     pub(crate) generation: u64,
 }
 
+/// An appended record, and by what right it is published.
+#[derive(Clone, Copy)]
+pub(crate) struct Publish {
+    pub(crate) held: Held,
+    pub(crate) command: Command,
+    pub(crate) at: Address,
+}
+
 /// What a claim sets aside for its completion: the record without an outcome, and a sixteenth
 /// for what is left over at the end of a segment.
 fn bytes_for(k: Keyed<'_>) -> u64 {
@@ -306,18 +314,17 @@ impl Locked<'_> {
         self.next_generation()
     }
 
-    /// Publishes an appended record, if `command` still allows it. `outcome` is made only if
+    /// Publishes an appended record, if the publisher still may. `outcome` is made only if
     /// somebody waits for it.
     pub(crate) fn complete(
         &mut self,
         c: &Commons,
         k: Keyed<'_>,
-        held: Held,
-        command: Command,
-        at: Address,
+        publish: Publish,
         outcome: impl FnOnce() -> Outcome,
         now: Tick,
     ) -> Result<(), Lost> {
+        let Publish { held, command, at } = publish;
         let decision = self.decide_held(held, command, now);
         if !matches!(decision, Decision::Finish | Decision::Succeed) {
             return Err(self.lost(command));

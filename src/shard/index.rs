@@ -192,7 +192,7 @@ pub(crate) struct Buckets<'t>(&'t [Bucket]);
 
 impl Buckets<'_> {
     fn home(self, tag: u32) -> usize {
-        (u64::from(tag) * self.0.len() as u64 >> TAG_BITS) as usize
+        ((u64::from(tag) * self.0.len() as u64) >> TAG_BITS) as usize
     }
 
     /// Walks the buckets where a key with this tag can be, until `visit` has an answer.

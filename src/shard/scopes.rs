@@ -7,10 +7,12 @@ use std::collections::HashMap;
 /// Parts the counts are spread over, each with a lock of its own.
 const PARTS: usize = 16;
 
+type Counts = HashMap<Box<[u8]>, u64, ahash::RandomState>;
+
 pub(crate) struct Scopes {
     limit: u64,
     hasher: ahash::RandomState,
-    parts: [Mutex<HashMap<Box<[u8]>, u64, ahash::RandomState>>; PARTS],
+    parts: [Mutex<Counts>; PARTS],
 }
 
 impl Scopes {
@@ -23,7 +25,7 @@ impl Scopes {
         }
     }
 
-    fn part(&self, scope: &[u8]) -> &Mutex<HashMap<Box<[u8]>, u64, ahash::RandomState>> {
+    fn part(&self, scope: &[u8]) -> &Mutex<Counts> {
         &self.parts[self.hasher.hash_one(scope) as usize % PARTS]
     }
 
