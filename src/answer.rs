@@ -1,9 +1,9 @@
-//! What a caller is told of a key: its outcome, its status, or how its request differs.
+//! What a caller is told of a key: its outcome, or how its request differs.
 
 use crate::clock::Tick;
 use crate::fingerprint::Fingerprint;
 use crate::segment::Record;
-use crate::shard::state::Cause;
+use crate::status::Status;
 use crate::sync::Arc;
 use std::fmt;
 use std::ops::Deref;
@@ -152,124 +152,14 @@ impl fmt::Debug for Stored<'_> {
     }
 }
 
-/// What a key is, as [`Store::status`](crate::Store::status) and errors tell it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub enum Status {
-    /// Nothing is known of the key, or what was known has expired.
-    Absent,
-    /// Somebody holds the claim.
-    #[non_exhaustive]
-    InFlight {
-        /// The claim's generation.
-        generation: u64,
-        /// Takeovers since the key was absent.
-        attempt: u32,
-        /// How long this generation has held the claim.
-        age: Duration,
-        /// What is left of the lease.
-        lease_left: Duration,
-    },
-    /// The holder is gone and nobody knows whether the effect happened.
-    #[non_exhaustive]
-    Interrupted {
-        /// The claim's generation.
-        generation: u64,
-        /// Takeovers since the key was absent.
-        attempt: u32,
-        /// How long ago this generation began.
-        age: Duration,
-        /// What is known of the holder.
-        cause: Cause,
-    },
-    /// The outcome is stored.
-    #[non_exhaustive]
-    Completed {
-        /// The generation that completed.
-        generation: u64,
-        /// See [`Outcome::tag`].
-        tag: u16,
-        /// How long ago it was completed.
-        age: Duration,
-        /// How much longer it will be replayed.
-        ttl_left: Duration,
-        /// The outcome's length in bytes.
-        len: usize,
-    },
-}
-
-impl Status {
-    pub(crate) fn of_record(record: &Record<'_>, now: Tick) -> Self {
-        Status::Completed {
-            generation: record.generation(),
-            tag: record.tag(),
-            age: now.since(record.written()),
-            ttl_left: record.deadline().since(now),
-            len: record.outcome().len(),
-        }
-    }
-
-    /// The generation, unless the key is absent.
-    pub fn generation(&self) -> Option<u64> {
-        match *self {
-            Status::Absent => None,
-            Status::InFlight { generation, .. }
-            | Status::Interrupted { generation, .. }
-            | Status::Completed { generation, .. } => Some(generation),
-        }
-    }
-
-    pub(crate) fn lease_left(&self) -> Option<Duration> {
-        match *self {
-            Status::InFlight { lease_left, .. } => Some(lease_left),
-            _ => None,
-        }
-    }
-
-    /// How long ago the state began; zero for an absent key.
-    pub fn age(&self) -> Duration {
-        match *self {
-            Status::Absent => Duration::ZERO,
-            Status::InFlight { age, .. }
-            | Status::Interrupted { age, .. }
-            | Status::Completed { age, .. } => age,
-        }
-    }
-}
-
-impl fmt::Display for Status {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Status::Absent => f.write_str("absent"),
-            Status::InFlight {
-                generation,
-                attempt,
-                age,
-                lease_left,
-            } => write!(
-                f,
-                "in flight at generation {generation} for {age:?} (takeovers {attempt}, lease left {lease_left:?})"
-            ),
-            Status::Interrupted {
-                generation,
-                attempt,
-                age,
-                cause,
-            } => write!(
-                f,
-                "interrupted at generation {generation}, begun {age:?} ago (takeovers {attempt}, cause {cause:?})"
-            ),
-            Status::Completed {
-                generation,
-                age,
-                ttl_left,
-                len,
-                ..
-            } => write!(
-                f,
-                "completed at generation {generation} {age:?} ago ({len} bytes, kept for {ttl_left:?} more)"
-            ),
-        }
+/// The status a record stands for.
+pub(crate) fn record_status(record: &Record<'_>, now: Tick) -> Status {
+    Status::Completed {
+        generation: record.generation(),
+        tag: record.tag(),
+        age: now.since(record.written()),
+        ttl_left: record.deadline().since(now),
+        len: record.outcome().len(),
     }
 }
 

@@ -4,7 +4,7 @@
 //! [`Claim`](crate::Claim); an [`Error`] means that the store could not do what was asked, or
 //! can no longer keep what the caller was promised.
 
-use crate::Status;
+use crate::status::Status;
 use std::fmt;
 use std::time::Duration;
 

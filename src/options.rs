@@ -1,9 +1,9 @@
 //! Options of single calls.
 
-use crate::answer::Status;
 use crate::clock::Span;
 use crate::error::Result;
 use crate::key::CheckedKey;
+use crate::status::Status;
 use std::time::Duration;
 
 /// How a claim is to be held.

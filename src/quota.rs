@@ -6,11 +6,12 @@
 //! the store collects the blocks of all shards once, and a refusal means that every unit is
 //! really in use. Well below the limit it relaxes again.
 
-use crate::sync::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{AtomicBool, AtomicI64, Ordering};
 
 pub(crate) struct Quota {
     limit: u64,
-    left: AtomicU64,
+    /// Below zero while units were taken that nobody may refuse.
+    left: AtomicI64,
     /// How many shards share what is left; sizes their blocks.
     shards: u64,
     max_block: u64,
@@ -29,9 +30,11 @@ impl Credit {
 
 impl Quota {
     pub(crate) fn new(limit: u64, shards: usize, max_block: u64) -> Self {
+        // Nothing a machine can hold comes near it.
+        let limit = limit.min(i64::MAX as u64 / 2);
         Quota {
             limit,
-            left: AtomicU64::new(limit),
+            left: AtomicI64::new(limit as i64),
             shards: shards as u64,
             max_block,
             tight: AtomicBool::new(false),
@@ -54,7 +57,7 @@ impl Quota {
         let spare = if self.tight.load(Ordering::Relaxed) {
             0
         } else {
-            let fair = self.left.load(Ordering::Relaxed) / (4 * self.shards);
+            let fair = self.left.load(Ordering::Relaxed).max(0) as u64 / (4 * self.shards);
             fair.min(self.max_block)
         };
         for want in [missing + spare, missing] {
@@ -87,20 +90,35 @@ impl Quota {
         }
     }
 
+    /// Takes units for something that must not be refused, beyond the limit if need be.
+    pub(crate) fn force(&self, units: u64, credit: &mut Credit) {
+        if !self.take(units, credit) {
+            self.left.fetch_sub(units as i64, Ordering::Relaxed);
+        }
+    }
+
+    /// Has more been taken by force than there is? Then the shards' unused credit is owed.
+    pub(crate) fn is_overdrawn(&self) -> bool {
+        self.left.load(Ordering::Relaxed) < 0
+    }
+
     /// Takes units that belong to no shard, all or nothing.
     pub(crate) fn take_direct(&self, units: u64) -> bool {
+        let Ok(units) = i64::try_from(units) else {
+            return false;
+        };
         // Relaxed: the count guards no other memory.
         self.left
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
-                left.checked_sub(units)
+                (left >= units).then(|| left - units)
             })
             .is_ok()
     }
 
     pub(crate) fn give_direct(&self, units: u64) {
-        let left = self.left.fetch_add(units, Ordering::Relaxed) + units;
-        debug_assert!(left <= self.limit, "more given back than was taken");
-        if left > self.limit / 8 && self.tight.load(Ordering::Relaxed) {
+        let left = self.left.fetch_add(units as i64, Ordering::Relaxed) + units as i64;
+        debug_assert!(left <= self.limit as i64, "more given back than was taken");
+        if left > (self.limit / 8) as i64 && self.tight.load(Ordering::Relaxed) {
             self.tight.store(false, Ordering::Relaxed);
         }
     }
@@ -113,7 +131,8 @@ impl Quota {
 
     /// Units taken, the shards' unused credit among them.
     pub(crate) fn taken(&self) -> u64 {
-        self.limit - self.left.load(Ordering::Relaxed)
+        self.limit
+            .saturating_add_signed(-self.left.load(Ordering::Relaxed))
     }
 
     pub(crate) fn limit(&self) -> u64 {
@@ -164,6 +183,19 @@ mod tests {
             quota.give(1, &mut credit);
         }
         assert_eq!(quota.taken(), taken);
+    }
+
+    #[test]
+    fn what_must_not_be_refused_is_owed() {
+        let quota = Quota::new(2, 1, 64);
+        let mut credit = Credit::default();
+        (0..4).for_each(|_| quota.force(1, &mut credit));
+        assert_eq!(quota.taken(), 4);
+        (0..2).for_each(|_| quota.give(1, &mut credit));
+        quota.collect(&mut credit);
+        assert!(!quota.take(1, &mut credit));
+        quota.give_direct(1);
+        assert!(quota.take(1, &mut credit));
     }
 
     #[test]

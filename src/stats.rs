@@ -14,6 +14,7 @@ use std::time::Duration;
 pub(crate) struct Tally {
     pub(crate) acquired: u64,
     pub(crate) completed: u64,
+    pub(crate) first_seen: u64,
     pub(crate) released: u64,
     pub(crate) in_flight: u64,
     pub(crate) interrupted: u64,
@@ -31,6 +32,7 @@ impl Tally {
     pub(crate) fn add(&mut self, other: &Tally) {
         self.acquired += other.acquired;
         self.completed += other.completed;
+        self.first_seen += other.first_seen;
         self.released += other.released;
         self.in_flight += other.in_flight;
         self.interrupted += other.interrupted;
@@ -161,11 +163,14 @@ impl ReplayAges {
 pub struct Stats {
     /// Claims answered `Acquired`: times the work was handed out (takeovers not included).
     pub acquired: u64,
-    /// Outcomes stored.
+    /// Outcomes stored, by holders or in their place.
     pub completed: u64,
+    /// Times `first_seen` said `true`.
+    pub first_seen: u64,
     /// Claims given back by `release`.
     pub released: u64,
-    /// Outcomes given back (claims answered `Completed`, hits of `replay`, waiters served).
+    /// Outcomes given back: claims answered `Completed`, hits of `replay`, waiters served,
+    /// `first_seen` saying `false`. What `resolve` hands out is no replay.
     pub replays: u64,
     /// Claims answered `InFlight`.
     pub in_flight_answers: u64,
@@ -246,6 +251,7 @@ impl fmt::Display for Stats {
             "holders",
             &[
                 ("completed", self.completed),
+                ("first seen", self.first_seen),
                 ("released", self.released),
                 ("dropped", self.guards_dropped),
                 ("lapsed", self.leases_lapsed),

@@ -1,6 +1,6 @@
 //! The public handle.
 
-use crate::answer::{Outcome, Status, Stored};
+use crate::answer::{Outcome, Stored};
 use crate::builder::Builder;
 use crate::claim::{Claim, ClaimGuard, EngineRef, Pending, RunError};
 use crate::clock::{Deadline, Span};
@@ -12,6 +12,7 @@ use crate::options::{ClaimOptions, CompleteOptions, Resolution, ScanFilter};
 use crate::shard::Keyed;
 use crate::shard::change::{Attached, Wish};
 use crate::stats::Stats;
+use crate::status::Status;
 use crate::sync::Arc;
 use crate::token::ClaimToken;
 use std::fmt;

@@ -1,7 +1,7 @@
 //! What a holder does with its claim, and what others do with an interrupted one.
 
 use super::Engine;
-use crate::answer::{Outcome, Status};
+use crate::answer::Outcome;
 use crate::clock::{Span, Tick};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
@@ -9,7 +9,9 @@ use crate::segment::{Address, Completed, NoRoom};
 use crate::shard::change::{Attached, Held, Publish, Wish};
 use crate::shard::state::Command;
 use crate::shard::{Found, Keyed, Lost, Refused, Ticket};
+use crate::status::Status;
 use crate::sync::Arc;
+use crossbeam_epoch::Guard;
 
 /// The longest checkpoint, in bytes.
 pub(crate) const MAX_CHECKPOINT: usize = 64 << 10;
@@ -64,9 +66,6 @@ impl Engine {
     ) -> Result<Result<(), Lost>> {
         Error::check_len("outcome", outcome.bytes.len(), self.max_outcome)?;
         let c = &self.commons;
-        // Pinned before the append: until the address is in a slot, the pin alone keeps the
-        // segment's id from being issued again.
-        let pin = c.pins.pin();
         let record = Completed {
             key: grip.k.key,
             fingerprint: grip.fingerprint,
@@ -76,14 +75,17 @@ impl Engine {
             ttl: outcome.ttl.unwrap_or(c.ttl),
             outcome: outcome.bytes,
         };
+        let mut pin = c.pins.pin();
+        let at = self.append(&record, grip, now, &mut pin)?;
+        // From the append on the guard stays pinned: until the address is in a slot, the pin
+        // alone keeps the segment's id from being issued again.
         let publish = Publish {
             held: grip.held,
             command,
-            at: self.append(&record, grip, now)?,
+            at,
         };
         let result = {
             let mut shard = self.shard(grip.k).lock();
-            shard.tend_own(c, now, &pin);
             let fresh = || Outcome::fresh(outcome.bytes, outcome.tag, generation, true);
             shard.complete(c, grip.k, publish, fresh, now)
         };
@@ -91,10 +93,14 @@ impl Engine {
         Ok(result)
     }
 
-    fn append(&self, record: &Completed<'_>, grip: Grip<'_>, now: Tick) -> Result<Address> {
+    fn append(&self, record: &Completed<'_>, grip: Grip<'_>, now: Tick, pin: &mut Guard) -> Result<Address> {
         let c = &self.commons;
-        c.segments
-            .append(record, &c.bytes)
+        let first = c.segments.append(record, &c.bytes);
+        first
+            .or_else(|NoRoom| {
+                self.search_room(Refused::Bytes, now, pin);
+                c.segments.append(record, &c.bytes)
+            })
             .or_else(|NoRoom| {
                 // Only who still holds the claim has room set aside.
                 let is_held = self.shard(grip.k).lock().held(grip.held).is_some();
@@ -150,11 +156,10 @@ impl Engine {
         let now = self.enter()?;
         Error::check_len("checkpoint", note.len(), MAX_CHECKPOINT)?;
         let note: Arc<[u8]> = note.into();
-        let pin = self.commons.pins.pin();
-        self.with_room(k, now, &pin, |shard| {
+        let mut pin = self.commons.pins.pin();
+        self.with_room(k, now, &mut pin, |shard, _| {
             match shard.checkpoint(&self.commons, held, &note, now) {
-                Ok(Ok(())) => Ok(Ok(())),
-                Ok(Err(Refused)) => Err(Refused),
+                Ok(stored) => stored.map(Ok),
                 Err(Lost) => Ok(Err(Lost)),
             }
         })?
@@ -164,6 +169,7 @@ impl Engine {
     pub(crate) fn renew(&self, k: Keyed<'_>, held: Held, lease: Span) -> Result<()> {
         let now = self.enter()?;
         let renewed = self.shard(k).lock().renew(&self.commons, k, held, lease, now);
+        self.settle_debt();
         renewed.map_err(|Lost| self.lease_lost(k, now))
     }
 
@@ -182,7 +188,9 @@ impl Engine {
     /// Takes an interrupted claim over.
     pub(crate) fn resume(&self, k: Keyed<'_>, seen: Held, lease: Span) -> Result<Result<Ticket, Lost>> {
         let now = self.enter()?;
-        Ok(self.shard(k).lock().resume(&self.commons, k, seen, lease, now))
+        let resumed = self.shard(k).lock().resume(&self.commons, k, seen, lease, now);
+        self.settle_debt();
+        Ok(resumed)
     }
 
     /// An asked waiter dropped the question undecided.
@@ -196,8 +204,12 @@ impl Engine {
     pub(crate) fn attach(&self, k: Keyed<'_>, generation: u64) -> Result<Attached> {
         let now = self.enter()?;
         let pin = self.commons.pins.pin();
-        let mut shard = self.shard(k).lock();
-        Ok(shard.attach(&self.commons, k, generation, self.lease, now, &pin))
+        let attached = {
+            let mut shard = self.shard(k).lock();
+            shard.attach(&self.commons, k, generation, self.lease, now, &pin)
+        };
+        self.settle_debt();
+        Ok(attached)
     }
 
     /// True if the key was absent; then it is completed, without an outcome.

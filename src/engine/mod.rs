@@ -16,7 +16,7 @@ pub(crate) use tend::run_helper;
 pub(crate) use wait::WaitTurn;
 
 use crate::alarm::Alarm;
-use crate::answer::{Mismatch, Outcome, Status, Stored};
+use crate::answer::{Mismatch, Outcome, Stored, record_status};
 use crate::clock::{Clock, Span, Tick, Timeline};
 use crate::epoch::{Limbo, Pins};
 use crate::error::{Error, Result};
@@ -29,7 +29,7 @@ use crate::shard::change::Wish;
 use crate::shard::scopes::Scopes;
 use crate::shard::state::{Command, Decision, decide};
 use crate::shard::tend::Sweep;
-use crate::shard::{Commons, Glimpse, Keyed, Refused, Shard, Verdict, completed_state};
+use crate::shard::{Commons, Glimpse, Keyed, Locked, Refused, Shard, Verdict, completed_state};
 use crate::stats::{Replays, Stats, Tally};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
 use crossbeam_epoch::Guard;
@@ -184,11 +184,15 @@ impl Engine {
     /// Claims a key; never waits for another holder.
     pub(crate) fn claim(&self, k: Keyed<'_>, wish: Wish) -> Result<Verdict> {
         let now = self.enter()?;
-        let pin = self.commons.pins.pin();
+        let mut pin = self.commons.pins.pin();
         if let Some(answer) = self.glimpse_claim(k, wish, now, &pin) {
             return Ok(answer);
         }
-        self.claim_locked(k, wish, now, &pin)
+        let answer = self.with_room(k, now, &mut pin, |shard, pin| {
+            shard.claim(&self.commons, k, wish, now, pin)
+        });
+        self.tend_a_little(now, &pin);
+        answer
     }
 
     /// Answers a claim of a completed key without the lock.
@@ -211,37 +215,39 @@ impl Engine {
                 self.commons.replays.count_mismatch();
                 Some(Verdict::Mismatch(Mismatch {
                     fingerprint: record.fingerprint(),
-                    status: Status::of_record(&record, now),
+                    status: record_status(&record, now),
                 }))
             }
             _ => None,
         }
     }
 
-    fn claim_locked(&self, k: Keyed<'_>, wish: Wish, now: Tick, pin: &Guard) -> Result<Verdict> {
-        let answer = self.with_room(k, now, pin, |shard| shard.claim(&self.commons, k, wish, now, pin));
-        self.tend_a_little(now, pin);
-        answer
-    }
-
-    /// Runs something that may need room for a new key; if there is none, looks for expired
-    /// keys and tries once more.
+    /// Runs something that may need room for a new key. Where a limit refuses, looks for what
+    /// has expired and tries again, once for each limit.
     fn with_room<R>(
         &self,
         k: Keyed<'_>,
         now: Tick,
-        pin: &Guard,
-        mut attempt: impl FnMut(&mut crate::shard::Locked<'_>) -> Result<R, Refused>,
+        pin: &mut Guard,
+        mut attempt: impl FnMut(&mut Locked<'_>, &Guard) -> Result<R, Refused>,
     ) -> Result<R> {
-        let mut once = || {
+        let mut once = |pin: &Guard| {
             let mut shard = self.shard(k).lock();
-            shard.tend_own(&self.commons, now, pin);
-            attempt(&mut shard)
+            if shard.is_due(now) {
+                shard.tick(&self.commons, now, tend::OWN_STEPS, pin);
+            }
+            attempt(&mut shard, pin)
         };
-        once().or_else(|Refused| {
-            self.search_room(now, pin);
-            once().map_err(|Refused| self.at_capacity(now))
-        })
+        let mut result = once(pin);
+        for _ in Refused::ALL {
+            let Err(refused) = result else { break };
+            self.search_room(refused, now, pin);
+            result = once(pin);
+            if result.as_ref().err() == Some(&refused) {
+                break;
+            }
+        }
+        result.map_err(|_| self.at_capacity(now))
     }
 
     /// Reads a completed key's record without a lock; the closure runs under the epoch pin.
@@ -327,6 +333,7 @@ impl Engine {
         Stats {
             acquired: sum.acquired,
             completed: sum.completed,
+            first_seen: sum.first_seen,
             released: sum.released,
             replays: c.replays.ages().total(),
             in_flight_answers: sum.in_flight,

@@ -1,13 +1,14 @@
 //! What operators ask and do: look at keys, and settle or forget them.
 
 use super::{Engine, Grip, NewOutcome};
-use crate::answer::Status;
+use crate::answer::record_status;
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::key::{CheckedKey, KeyBuf};
 use crate::shard::change::Held;
 use crate::shard::state::Command;
 use crate::shard::{Found, Keyed, Lost};
+use crate::status::Status;
 use crate::sync::Ordering;
 
 /// A key as a scan finds it.
@@ -108,7 +109,7 @@ impl Engine {
                 && record.deadline() > now
                 && let Some(key) = record.key()
             {
-                keep(key, Status::of_record(&record, now));
+                keep(key, record_status(&record, now));
             }
         }
         Ok(())

@@ -6,27 +6,49 @@
 
 use super::Engine;
 use crate::clock::Tick;
+use crate::quota::Quota;
 use crate::segment::space::Doomed;
 use crate::shard::tend::Tended;
-use crate::shard::{Commons, Keyed, Locked};
+use crate::shard::{Keyed, Refused};
 use crate::sync::{Arc, Ordering, Weak};
 use crossbeam_epoch::Guard;
 use std::time::Duration;
 
-/// Steps of a shard's lease wheel and buckets of its sweep that a call spends on its own shard.
-const OWN_STEPS: usize = 4;
-const OWN_BUCKETS: u32 = 16;
+/// Steps of its shard's lease wheel that a call takes along.
+pub(super) const OWN_STEPS: usize = 4;
 /// The same for each visit of the helper and of `maintain`.
 const VISIT_STEPS: usize = 256;
-const VISIT_BUCKETS: u32 = 512;
+
+/// How much of a sweep somebody takes on.
+#[derive(Clone, Copy)]
+struct Effort {
+    /// Buckets swept in one step.
+    buckets: u32,
+    /// Stale slots worth starting a sweep for, if they are a twentieth of all.
+    worth: u64,
+}
+
+/// What a call takes along.
+const PASSING: Effort = Effort {
+    buckets: 64,
+    worth: 1_024,
+};
+/// What the helper and `maintain` do.
+const TENDING: Effort = Effort {
+    buckets: 512,
+    worth: 1,
+};
 /// Records unlinked in one step from a segment about to be retired.
 const WALK_RECORDS: usize = 256;
 /// How long one refused claim may search for expired keys, looked at after so many shards.
 const SEARCH_TIME: Duration = Duration::from_millis(2);
 const SEARCH_SHARDS: usize = 16;
-/// A sweep starts when more than one slot in twenty is stale, and this many at least...
+/// Segments it may retire.
+const SEARCH_SEGMENTS: usize = 4;
+/// Pins after which something unlinked is free, if no reader holds it up.
+const EPOCHS: usize = 4;
+/// A sweep starts when more than one slot in so many is stale ...
 const SWEEP_SHARE: u64 = 20;
-const SWEEP_LEAST: u64 = 1_024;
 /// ... or when this many segment ids wait for one.
 const SWEEP_IDS: usize = 256;
 
@@ -35,39 +57,30 @@ const SWEEP_IDS: usize = 256;
 pub(super) struct Housekeeping {
     /// A segment whose records are being unlinked one by one, and the next word to look at.
     walk: Option<(Doomed, usize)>,
-    /// The next shard to search for expired keys.
+    /// The next shard to search for expired keys, and to sweep.
     search_at: usize,
-}
-
-impl Locked<'_> {
-    /// What a call does for its own shard.
-    #[inline]
-    pub(super) fn tend_own(&mut self, c: &Commons, now: Tick, pin: &Guard) {
-        if self.is_due(now) {
-            self.tick(c, now, OWN_STEPS, pin);
-        }
-        if c.sweep.is_running() {
-            self.sweep(c, OWN_BUCKETS, pin);
-        }
-    }
+    sweep_at: usize,
 }
 
 impl Engine {
-    /// What a call does for the store: at most one segment retired and one given back.
+    /// What a call does for the store: at most one segment retired, one given back, and a few
+    /// buckets swept.
     #[inline]
     pub(super) fn tend_a_little(&self, now: Tick, pin: &Guard) {
-        let segments = &self.commons.segments;
-        if segments.next_due() <= now.0 || segments.pending_bytes() > 0 || self.commons.tables.bytes() > 0 {
-            self.tend_segments(now, pin);
+        let c = &self.commons;
+        let is_due = c.segments.next_due() <= now.0 || c.sweep.is_running();
+        if is_due || c.segments.pending_bytes() > 0 || c.tables.bytes() > 0 {
+            self.tend_store(now, PASSING, pin);
         }
-        if segments.wants_spare() {
-            self.commons.alarm.ring();
+        if c.segments.wants_spare() {
+            c.alarm.ring();
         }
     }
 
-    /// One step of the life of segments; true if there may be more to do now.
+    /// One step of everything that is not a single shard's; true if there may be more to do now.
+    /// Whoever comes while another is at it passes by.
     #[cold]
-    fn tend_segments(&self, now: Tick, pin: &Guard) -> bool {
+    fn tend_store(&self, now: Tick, effort: Effort, pin: &Guard) -> bool {
         let Some(mut keeping) = self.housekeeping.try_lock() else {
             return false;
         };
@@ -75,8 +88,22 @@ impl Engine {
         c.segments.seal_idle(now);
         let retired = self.retire_one(&mut keeping, now, pin);
         let freed = c.segments.reap(now, &c.bytes) | self.reap_table();
-        self.start_sweep();
-        retired | freed
+        self.start_sweep(&mut keeping, effort.worth);
+        let swept = c.sweep.is_running();
+        if swept {
+            self.sweep_on(&mut keeping, effort.buckets, pin);
+        }
+        retired | freed | swept
+    }
+
+    /// Sweeps some buckets of the shard whose turn it is.
+    fn sweep_on(&self, keeping: &mut Housekeeping, buckets: u32, pin: &Guard) {
+        let Some(shard) = self.shards.get(keeping.sweep_at) else {
+            return;
+        };
+        if shard.lock().sweep(&self.commons, buckets, pin) == Tended::Done {
+            keeping.sweep_at += 1;
+        }
     }
 
     /// Retires one segment that is due, or goes on unlinking its records.
@@ -138,61 +165,94 @@ impl Engine {
 
     /// Starts a round of sweeping if enough has become stale. The caller holds the lock of the
     /// housekeeping, so nobody else does.
-    fn start_sweep(&self) {
+    fn start_sweep(&self, keeping: &mut Housekeeping, worth: u64) {
         let c = &self.commons;
         if c.sweep.is_running() {
             return;
         }
         let stale = c.sweep.stale();
-        let many = stale >= SWEEP_LEAST && stale >= c.keys.taken() / SWEEP_SHARE;
+        let many = stale >= worth && stale >= c.keys.taken() / SWEEP_SHARE;
         if many || c.segments.unswept_ids() >= SWEEP_IDS {
             c.segments.sweep_started();
             c.sweep.start(self.shards.len());
+            keeping.sweep_at = 0;
         }
     }
 
-    /// A claim was refused: collects what the shards hold unused, and looks for expired keys in
-    /// some of them.
+    /// Turns a limit tight: what the shards hold unused is collected, unless it was before.
     #[cold]
-    pub(super) fn search_room(&self, now: Tick, pin: &Guard) {
-        let c = &self.commons;
-        let fresh = [&c.keys, &c.flights, &c.bytes].map(|quota| quota.tighten());
-        if fresh.contains(&true) {
+    fn collect_credits(&self, quota: &Quota) {
+        if quota.tighten() {
             for shard in &self.shards {
-                shard.lock().return_credits(c);
+                shard.lock().return_credits(&self.commons);
             }
+        }
+    }
+
+    /// After a claim was taken beyond `max_in_flight`: what the shards hold unused pays for it.
+    #[inline]
+    pub(super) fn settle_debt(&self) {
+        if self.commons.flights.is_overdrawn() {
+            self.collect_credits(&self.commons.flights);
+        }
+    }
+
+    /// Something was refused for want of room: collects what the shards hold unused of it, and
+    /// looks for what has expired.
+    #[cold]
+    pub(super) fn search_room(&self, refused: Refused, now: Tick, pin: &mut Guard) {
+        let c = &self.commons;
+        let quota = match refused {
+            Refused::Keys => Some(&c.keys),
+            Refused::Flights => Some(&c.flights),
+            Refused::Bytes => Some(&c.bytes),
+            Refused::Scope => None,
+        };
+        if let Some(quota) = quota {
+            self.collect_credits(quota);
         }
         // Nothing expires within a tick; and in a flood of refused claims the search takes at
         // most an eighth of the time.
-        if now.0 < self.next_search.load(Ordering::Relaxed) {
+        let is_too_soon = || now.0 < self.next_search.load(Ordering::Relaxed);
+        if is_too_soon() {
             return;
         }
+        let mut keeping = self.housekeeping.lock();
+        if is_too_soon() {
+            return; // whoever had the lock has just done it
+        }
         let began = self.clock().monotonic();
-        {
-            let Some(mut keeping) = self.housekeeping.try_lock() else {
-                return;
-            };
-            c.segments.seal_idle(now);
-            for _ in 0..4 {
-                self.retire_one(&mut keeping, now, pin);
-            }
-            pin.flush();
-            while c.segments.reap(now, &c.bytes) | self.reap_table() {}
-            for shard in self.shards.iter().filter(|s| s.is_due(now)) {
-                shard.lock().tick(c, now, VISIT_STEPS, pin);
-            }
-            for n in 1..=self.shards.len() {
-                keeping.search_at = (keeping.search_at + 1) % self.shards.len();
-                self.shards[keeping.search_at].lock().expire(c, now, pin);
-                let spent = self.clock().monotonic().saturating_sub(began);
-                if n % SEARCH_SHARDS == 0 && spent >= SEARCH_TIME {
-                    break;
-                }
+        c.segments.seal_idle(now);
+        for _ in 0..SEARCH_SEGMENTS {
+            self.retire_one(&mut keeping, now, pin);
+        }
+        self.give_back_all(now, pin);
+        for shard in self.shards.iter().filter(|s| s.is_due(now)) {
+            shard.lock().tick(c, now, VISIT_STEPS, pin);
+        }
+        for n in 1..=self.shards.len() {
+            keeping.search_at = (keeping.search_at + 1) % self.shards.len();
+            self.shards[keeping.search_at].lock().expire(c, now, pin);
+            let spent = self.clock().monotonic().saturating_sub(began);
+            if n % SEARCH_SHARDS == 0 && spent >= SEARCH_TIME {
+                break;
             }
         }
         let cost = self.clock().monotonic().saturating_sub(began);
         let pause = (8 * cost.as_millis() as u64).max(1);
         self.next_search.store(now.0 + pause, Ordering::Relaxed);
+    }
+
+    /// Gives back all memory that no reader holds up: the caller's own pin moves on with the
+    /// epoch, and spare mappings go too.
+    fn give_back_all(&self, now: Tick, pin: &mut Guard) {
+        let c = &self.commons;
+        for _ in 0..EPOCHS {
+            pin.flush();
+            pin.repin();
+        }
+        while c.segments.reap(now, &c.bytes) | self.reap_table() {}
+        while c.segments.drop_spare(&c.bytes) {}
     }
 
     /// When a refused claim may be tried again: when the next segment is due, but soon, for
@@ -210,29 +270,24 @@ impl Engine {
         let in_time = || self.clock().monotonic().saturating_sub(began) < budget;
         // What is unlinked gets free as the epoch advances, which takes a few pins.
         let mut idle_turns = 0;
-        while idle_turns < 4 {
+        while idle_turns < EPOCHS {
             if !in_time() {
                 return true;
             }
             let pin = c.pins.pin();
             pin.flush();
-            let mut busy = self.tend_segments(now, &pin);
+            let mut busy = self.tend_store(now, TENDING, &pin);
             busy |= c.segments.trim_pool(now, &c.bytes);
             idle_turns = if busy { 0 } else { idle_turns + 1 };
         }
-        for shard in &self.shards {
-            if !shard.is_due(now) && !c.sweep.is_running() {
-                continue;
-            }
+        for shard in self.shards.iter().filter(|s| s.is_due(now)) {
             let pin = c.pins.pin();
             loop {
                 if !in_time() {
                     return true;
                 }
                 let mut shard = shard.lock();
-                let ticked = shard.tick(c, now, VISIT_STEPS, &pin);
-                let swept = shard.sweep(c, VISIT_BUCKETS, &pin);
-                if ticked == Tended::Done && swept == Tended::Done {
+                if shard.tick(c, now, VISIT_STEPS, &pin) == Tended::Done {
                     shard.shrink(c, &pin);
                     break;
                 }

@@ -25,9 +25,9 @@ impl Engine {
     /// Lets a waiter in the queue look once. After an answer or an error it has left the queue.
     pub(crate) fn look(&self, k: Keyed<'_>, wish: Wish, waiter: &Arc<Waiter>) -> Result<WaitTurn> {
         let turn = self.enter().and_then(|now| {
-            let pin = self.commons.pins.pin();
-            self.with_room(k, now, &pin, |shard| {
-                shard.look(&self.commons, k, wish, waiter, now, &pin)
+            let mut pin = self.commons.pins.pin();
+            self.with_room(k, now, &mut pin, |shard, pin| {
+                shard.look(&self.commons, k, wish, waiter, now, pin)
             })
         });
         match turn {

@@ -377,14 +377,14 @@ impl Segments {
 
     /// Unmaps pooled mappings nothing was opened from for a while; true if there was one.
     pub(crate) fn trim_pool(&self, now: Tick, bytes: &Quota) -> bool {
-        let mapping = {
-            let mut space = self.space.lock();
-            if space.last_open.after(POOL_IDLE) > now {
-                return false;
-            }
-            space.pool.pop()
+        self.space.lock().last_open.after(POOL_IDLE) <= now && self.drop_spare(bytes)
+    }
+
+    /// Unmaps one pooled mapping; true if there was one.
+    pub(crate) fn drop_spare(&self, bytes: &Quota) -> bool {
+        let Some(mapping) = self.space.lock().pool.pop() else {
+            return false;
         };
-        let Some(mapping) = mapping else { return false };
         bytes.give_direct(mapping.bytes() as u64);
         true
     }
@@ -483,3 +483,170 @@ pub(crate) fn segment_bytes(budget: u64) -> usize {
 }
 
 const _: () = assert!(FIRST_BYTES >= MIN_SEGMENT_BYTES && FIRST_BYTES <= MAX_SEGMENT_BYTES);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::epoch::Pins;
+    use crate::fingerprint::Fingerprint;
+    use crate::key::Key;
+
+    const BUDGET: u64 = 64 << 20;
+
+    struct Fixture {
+        bytes: Quota,
+        segments: Segments,
+        pins: Pins,
+    }
+
+    impl Fixture {
+        fn new(budget: u64) -> Self {
+            let bytes = Quota::new(budget, 1, 0);
+            let segments = Segments::new(segment_bytes(budget), 1, &bytes, Tick(1)).unwrap();
+            let pins = Pins::new();
+            Fixture {
+                bytes,
+                segments,
+                pins,
+            }
+        }
+
+        fn append(&self, now: u64, ttl: u64, outcome: &[u8]) -> Result<Address, NoRoom> {
+            self.segments.append(&record(now, ttl, outcome), &self.bytes)
+        }
+
+        fn read(&self, at: Address) -> Option<Vec<u8>> {
+            let pin = self.pins.pin();
+            self.segments.table.record(at, &pin).map(|r| r.outcome().to_vec())
+        }
+
+        fn retire_all(&self, now: u64) -> usize {
+            self.segments.seal_idle(Tick(now));
+            let mut retired = 0;
+            while let Some(doomed) = self.segments.take_doomed(Tick(now)) {
+                self.segments.retire(doomed, &self.pins.pin());
+                retired += 1;
+            }
+            retired
+        }
+
+        fn pass_epochs(&self) {
+            for _ in 0..4 {
+                self.pins.pin().flush();
+            }
+        }
+    }
+
+    fn record(now: u64, ttl: u64, outcome: &[u8]) -> Completed<'_> {
+        Completed {
+            key: Key::unscoped("key").check().unwrap(),
+            fingerprint: Fingerprint::NONE,
+            generation: 1,
+            tag: 0,
+            written: Tick(now),
+            ttl: Span::from_millis(ttl),
+            outcome,
+        }
+    }
+
+    #[test]
+    fn records_are_read_where_they_were_written() {
+        let f = Fixture::new(BUDGET);
+        let small: Vec<_> = (0..20_000u32)
+            .map(|i| (f.append(1, 60_000, &i.to_le_bytes()).unwrap(), i))
+            .collect();
+        let large = f.append(1, 60_000, &[7; 5 << 20]).unwrap();
+        for (at, i) in small {
+            assert_eq!(f.read(at).unwrap(), i.to_le_bytes());
+        }
+        assert_eq!(f.read(large).unwrap().len(), 5 << 20);
+    }
+
+    #[test]
+    fn a_segment_dies_at_its_latest_deadline_and_not_before() {
+        let f = Fixture::new(BUDGET);
+        let at = f.append(1, 64_000, b"long").unwrap();
+        let last = f.append(3_000, 64_000, b"longer").unwrap();
+        let other = f.append(3_000, 5_000, b"another class").unwrap();
+        assert_eq!(f.retire_all(8_000), 0, "no head is old enough, no segment due");
+        assert_eq!(f.retire_all(8_001), 1);
+        assert!(f.read(other).is_none());
+        assert_eq!(f.retire_all(67_000), 0);
+        assert!(f.read(at).is_some() && f.read(last).is_some());
+        assert_eq!(f.retire_all(67_001), 1);
+        assert!(f.read(at).is_none());
+    }
+
+    #[test]
+    fn an_id_comes_back_only_after_a_sweep_and_its_readers() {
+        let f = Fixture::new(BUDGET);
+        let first = f.append(1, 10, b"x").unwrap();
+        assert_eq!(f.retire_all(5_000), 1);
+        f.pass_epochs();
+        let second = f.append(5_000, 10, b"x").unwrap();
+        assert_ne!(second.segment(), first.segment(), "slots may still point there");
+        assert_eq!(f.segments.unswept_ids(), 1);
+        f.segments.sweep_started();
+        let reader = f.pins.pin();
+        f.segments.sweep_done(&f.pins.pin());
+        f.pass_epochs();
+        while f.segments.reap(Tick(5_000), &f.bytes) {}
+        f.segments.seal_idle(Tick(10_000));
+        let third = f.append(10_000, 10, b"x").unwrap();
+        assert_ne!(
+            third.segment(),
+            first.segment(),
+            "a reader may still hold an address"
+        );
+        drop(reader);
+        f.pass_epochs();
+        while f.segments.reap(Tick(10_000), &f.bytes) {}
+        f.segments.seal_idle(Tick(20_000));
+        assert_eq!(f.append(20_000, 10, b"x").unwrap().segment(), first.segment());
+    }
+
+    #[test]
+    fn bytes_come_back_with_the_mapping() {
+        let f = Fixture::new(BUDGET);
+        let idle = f.bytes.taken();
+        for _ in 0..3_000 {
+            f.append(1, 10, &[1; 1_000]).unwrap();
+        }
+        assert!(f.bytes.taken() > idle + 3_000_000);
+        f.retire_all(5_000);
+        f.pass_epochs();
+        while f.segments.reap(Tick(5_000), &f.bytes) {}
+        while f.segments.trim_pool(Tick(60_000), &f.bytes) {}
+        assert_eq!(f.bytes.taken(), idle);
+        assert_eq!(f.segments.pending_bytes(), 0);
+    }
+
+    #[test]
+    fn the_reserve_is_for_covered_records_and_is_restored_first() {
+        let f = Fixture::new(1 << 20);
+        while f.append(1, 60_000, &[1; 1_000]).is_ok() {}
+        assert!(f.segments.has_reserve(&f.bytes));
+        // What is left in the budget goes to nobody, so that the reserve is all there is.
+        while f.bytes.take_direct(1_024) {}
+        let put = |i: usize| {
+            let ttl = [1, 60_000, 40 * 86_400_000][i % 3];
+            f.segments.append_somehow(&record(1, ttl, b""), &f.bytes)
+        };
+        let used_up = (0..5_000).position(|i| {
+            put(i).unwrap();
+            !f.segments.has_reserve(&f.bytes)
+        });
+        assert!(used_up.is_some(), "the heads are full and the reserve is in use");
+        let room = MIN_SEGMENT_BYTES / 64;
+        assert!((0..room).all(|i| put(i).is_ok()), "it holds records of every ttl");
+        f.bytes.give_direct(70 << 10);
+        assert!(f.segments.has_reserve(&f.bytes));
+    }
+
+    #[test]
+    fn segment_sizes_follow_the_budget() {
+        assert_eq!(segment_bytes(0), MIN_SEGMENT_BYTES);
+        assert_eq!(segment_bytes(64 << 20), 1 << 20);
+        assert_eq!(segment_bytes(u64::MAX), MAX_SEGMENT_BYTES);
+    }
+}

@@ -3,16 +3,18 @@
 
 use super::index::{Slot, Target};
 use super::lease::Lease;
-use super::state::{Cause, Command, Decision, Phase, decide};
+use super::state::{Command, Decision, Phase, decide};
 use super::wait::{Mail, Waiter};
-use super::{Commons, Flight, Found, Keyed, Locked, Lost, Question, Refused, Ticket, Verdict};
-use crate::answer::{Outcome, Status};
+use super::{Commons, Flight, Found, Inner, Keyed, Locked, Lost, Question, Refused, Ticket, Verdict};
+use crate::answer::Outcome;
 use crate::clock::{Span, Tick};
 use crate::error::Result;
 use crate::fingerprint::Fingerprint;
 use crate::key::CheckedKey;
 use crate::segment::Address;
 use crate::segment::record::room_for_empty;
+use crate::status::Cause;
+use crate::status::Status;
 use crate::sync::Arc;
 use crossbeam_epoch::Guard;
 
@@ -80,7 +82,7 @@ impl Locked<'_> {
         Ok(match decide(&found.state(self), command, now) {
             Decision::Acquire => {
                 let ticket = self.acquire(c, k, wish, found, now, pin)?;
-                self.tally.acquired += 1;
+                self.tally.acquired += u64::from(!wish.passing);
                 Verdict::Acquired(ticket)
             }
             Decision::Replay => self.replay(c, &found, now),
@@ -151,11 +153,13 @@ impl Locked<'_> {
                 Some(place)
             }
         };
-        let bytes = self.admit(c, k)?;
+        // What `first_seen` does is over before anyone could hold it.
+        let counted = !wish.passing;
+        let bytes = self.admit(c, k, counted)?;
         let vacant = if self.index.is_full() {
             if !self.rebuild(c, pin) {
-                self.unadmit(c, k, bytes);
-                return Err(Refused);
+                self.unadmit(c, k, bytes, counted);
+                return Err(Refused::Bytes);
             }
             None
         } else {
@@ -166,8 +170,8 @@ impl Locked<'_> {
             None => match self.find(k, c, pin) {
                 Found::Nothing { vacant: Some(place) } => place,
                 _ => {
-                    self.unadmit(c, k, bytes);
-                    return Err(Refused);
+                    self.unadmit(c, k, bytes, counted);
+                    return Err(Refused::Bytes);
                 }
             },
         };
@@ -185,7 +189,7 @@ impl Locked<'_> {
             place,
             cause: None,
             checkpoint: None,
-            counted: true,
+            counted,
             lapse_told: false,
             asked: false,
             passing: wish.passing,
@@ -208,48 +212,42 @@ impl Locked<'_> {
     }
 
     /// Takes everything a new key needs from the limits, or nothing. Returns the bytes.
-    fn admit(&mut self, c: &Commons, k: Keyed<'_>) -> Result<u64, Refused> {
+    fn admit(&mut self, c: &Commons, k: Keyed<'_>, counted: bool) -> Result<u64, Refused> {
         if !c.segments.has_reserve(&c.bytes) {
-            return Err(Refused);
+            return Err(Refused::Bytes);
         }
         let bytes = bytes_for(k) + k.key.len() as u64;
         let inner = &mut *self.inner;
         if !c.keys.take(1, &mut inner.keys) {
-            return Err(Refused);
+            return Err(Refused::Keys);
         }
-        if !c.flights.take(1, &mut inner.flights) {
+        let flights = u64::from(counted);
+        if !c.flights.take(flights, &mut inner.flights) {
             c.keys.give(1, &mut inner.keys);
-            return Err(Refused);
+            return Err(Refused::Flights);
         }
-        let slab = inner.slab.growth_bytes();
-        let fits = c.bytes.take(bytes, &mut inner.bytes)
-            && (slab == 0 || c.bytes.take_direct(slab) || {
-                c.bytes.give(bytes, &mut inner.bytes);
-                false
-            });
-        let scoped = fits
-            && c.scopes.as_ref().is_none_or(|s| {
-                s.take(k.key.scope(), &c.bytes) || {
-                    c.bytes.give(bytes + slab, &mut inner.bytes);
-                    false
+        let refused = match inner.take_bytes(c, bytes) {
+            false => Some(Refused::Bytes),
+            true => match &c.scopes {
+                Some(scopes) if !scopes.take(k.key.scope(), &c.bytes) => {
+                    c.bytes.give(bytes, &mut inner.bytes);
+                    Some(Refused::Scope)
                 }
-            });
-        if !scoped {
+                _ => None,
+            },
+        };
+        if let Some(refused) = refused {
             c.keys.give(1, &mut inner.keys);
-            c.flights.give(1, &mut inner.flights);
-            return Err(Refused);
-        }
-        // The slab grows now, so that what was taken for it is what it holds.
-        if slab > 0 {
-            inner.slab.grow();
+            c.flights.give(flights, &mut inner.flights);
+            return Err(refused);
         }
         Ok(bytes)
     }
 
-    fn unadmit(&mut self, c: &Commons, k: Keyed<'_>, bytes: u64) {
+    fn unadmit(&mut self, c: &Commons, k: Keyed<'_>, bytes: u64, counted: bool) {
         let inner = &mut *self.inner;
         c.keys.give(1, &mut inner.keys);
-        c.flights.give(1, &mut inner.flights);
+        c.flights.give(u64::from(counted), &mut inner.flights);
         c.bytes.give(bytes, &mut inner.bytes);
         if let Some(scopes) = &c.scopes {
             scopes.give(k.key.scope(), &c.bytes);
@@ -329,7 +327,9 @@ impl Locked<'_> {
         if !matches!(decision, Decision::Finish | Decision::Succeed) {
             return Err(self.lost(command));
         }
-        let fingerprint = self.held(held).map_or(Fingerprint::NONE, |l| l.fingerprint);
+        let (fingerprint, passing) = self
+            .held(held)
+            .map_or((Fingerprint::NONE, false), |l| (l.fingerprint, l.passing));
         if c.segments.table.add_live(at) {
             if let Some(lease) = self.slab.remove(held.lease) {
                 self.index
@@ -341,7 +341,11 @@ impl Locked<'_> {
             // the outcome has been stored and has expired.
             self.end(c, held.lease);
         }
-        self.tally.completed += 1;
+        if passing {
+            self.tally.first_seen += 1;
+        } else {
+            self.tally.completed += 1;
+        }
         if !self.queues.is_empty() {
             let Locked { inner, wakes, .. } = self;
             let left = inner.queues.finish(k.hash, k.key, fingerprint, outcome, wakes);
@@ -414,7 +418,7 @@ impl Locked<'_> {
         let old = lease.checkpoint.as_ref().map_or(0, |n| n.len() as u64);
         let new = note.len() as u64;
         if new > old && !(c.segments.has_reserve(&c.bytes) && c.bytes.take(new - old, &mut inner.bytes)) {
-            return Ok(Err(Refused));
+            return Ok(Err(Refused::Bytes));
         }
         if old > new {
             c.bytes.give(old - new, &mut inner.bytes);
@@ -453,8 +457,10 @@ impl Locked<'_> {
         entry.cause = None;
         entry.lapse_told = false;
         entry.asked = false;
-        // A key the store knows keeps working at the limit: it then simply is not counted.
-        entry.counted = entry.counted || c.flights.take(1, &mut inner.flights);
+        // A key the store knows keeps working at the limit, and counts beyond it.
+        if !std::mem::replace(&mut entry.counted, true) {
+            c.flights.force(1, &mut inner.flights);
+        }
         self.arm(index, now);
     }
 
@@ -606,6 +612,8 @@ impl Locked<'_> {
         let decision = decide(&found.state(self), Command::Claim(wish.fingerprint), now);
         if let Some((_, lease)) = self.lease_of(&found) {
             let until = match decision {
+                // A `first_seen` waits for others of its kind only.
+                _ if wish.passing && !lease.passing => None,
                 Decision::InFlight => Some(lease.lease_end),
                 Decision::Interrupted(_) if lease.asked => Some(lease.forget_at),
                 _ => None,
@@ -661,6 +669,24 @@ impl Locked<'_> {
             Phase::Interrupted { .. } => self.lease_of(&found).is_some_and(|(_, l)| !l.asked),
             Phase::InFlight { .. } | Phase::Completed { .. } => false,
         }
+    }
+}
+
+impl Inner {
+    /// Takes the bytes of a claim, and those of a larger slab if it needs one.
+    fn take_bytes(&mut self, c: &Commons, bytes: u64) -> bool {
+        if !c.bytes.take(bytes, &mut self.bytes) {
+            return false;
+        }
+        let slab = self.slab.growth_bytes();
+        if slab > 0 {
+            if !c.bytes.take_direct(slab) {
+                c.bytes.give(bytes, &mut self.bytes);
+                return false;
+            }
+            self.slab.grow();
+        }
+        true
     }
 }
 

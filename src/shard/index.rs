@@ -441,3 +441,177 @@ impl Index {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::epoch::Pins;
+    use crate::segment::table::HEADER_WORDS;
+    use proptest::prelude::*;
+    use std::collections::HashMap;
+
+    fn record(n: usize) -> Target {
+        Target::Record(Address::new(0, HEADER_WORDS + n))
+    }
+
+    /// Finds by tag and target, as a caller finds by tag and key.
+    fn find(buckets: Buckets<'_>, tag: u32, wanted: Target) -> Option<Place> {
+        buckets.probe(tag, |place, met| match met {
+            Met::Candidate(slot) => (slot.target() == Some(wanted)).then_some(place),
+            Met::Vacant => None,
+        })
+    }
+
+    struct Fixture {
+        index: Index,
+        shared: SharedTable,
+        pins: Pins,
+        limbo: Limbo<Table>,
+        moved: HashMap<u32, Place>,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            let (index, shared) = Index::new(0);
+            Fixture {
+                index,
+                shared,
+                pins: Pins::new(),
+                limbo: Limbo::new(),
+                moved: HashMap::new(),
+            }
+        }
+
+        fn insert(&mut self, tag: u32, target: Target) {
+            if self.index.is_full() {
+                self.rebuild(|_| true);
+            }
+            let vacant = self
+                .index
+                .buckets()
+                .probe(tag, |place, met| matches!(met, Met::Vacant).then_some(place));
+            self.index
+                .insert(vacant.expect("there is room"), Slot::new(tag, target));
+        }
+
+        fn rebuild(&mut self, keep: impl Fn(Target) -> bool + Copy) {
+            let plan = self.index.plan(keep);
+            let moved = &mut self.moved;
+            let pin = self.pins.pin();
+            self.index
+                .rebuild(plan, &self.shared, &self.limbo, &pin, keep, |lease, place| {
+                    moved.insert(lease, place);
+                });
+        }
+    }
+
+    #[test]
+    fn slots_keep_what_is_put_into_them() {
+        for tag in [0, 1, (1 << TAG_BITS) - 1] {
+            for target in [record(0), record(99), Target::Lease(0), Target::Lease(u32::MAX)] {
+                let slot = Slot::new(tag, target);
+                assert_eq!((slot.tag(), slot.target()), (tag, Some(target)));
+            }
+        }
+        assert_eq!((Slot::EMPTY.target(), Slot::TOMB.target()), (None, None));
+    }
+
+    #[test]
+    fn sizes_grow_by_less_than_half() {
+        assert!(
+            SIZES
+                .windows(2)
+                .all(|w| w[0] < w[1] && (w[0] < 4 || w[1] * 2 <= w[0] * 3))
+        );
+    }
+
+    #[test]
+    fn a_rebuild_tells_leases_their_new_place_and_leaves_the_old_table_to_its_readers() {
+        let mut f = Fixture::new();
+        f.insert(5, Target::Lease(7));
+        f.insert(6, record(1));
+        let pin = f.pins.pin();
+        let before = f.shared.load(&pin);
+        f.rebuild(|target| target == Target::Lease(7));
+        assert_eq!(
+            find(f.index.buckets(), 5, Target::Lease(7)),
+            f.moved.get(&7).copied()
+        );
+        assert!(find(f.index.buckets(), 6, record(1)).is_none());
+        assert!(
+            find(before, 6, record(1)).is_some(),
+            "who looked before still sees it"
+        );
+    }
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Insert(u32),
+        Remove(usize),
+        Sweep(u32, u8),
+        Rebuild(u8),
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        // Few tags, so that buckets overflow; or all of them.
+        let tag = prop_oneof![0..4u32, 0..1u32 << TAG_BITS, Just((1 << TAG_BITS) - 1)];
+        prop_oneof![
+            8 => tag.prop_map(Op::Insert),
+            4 => any::<usize>().prop_map(Op::Remove),
+            1 => (1..4u32, 2..9u8).prop_map(|(buckets, one_in)| Op::Sweep(buckets, one_in)),
+            1 => (2..9u8).prop_map(Op::Rebuild),
+        ]
+    }
+
+    proptest! {
+        /// Whatever happens, each slot is found by readers with and without the lock, and what
+        /// was removed is not.
+        #[test]
+        fn everything_inserted_is_found_until_it_is_removed(ops in prop::collection::vec(op(), 1..400)) {
+            let mut f = Fixture::new();
+            let mut model: Vec<(u32, Target)> = Vec::new();
+            let dies = |target: Target, one_in: u8| match target {
+                Target::Record(at) => at.to_bits().is_multiple_of(u64::from(one_in)),
+                Target::Lease(_) => false,
+            };
+            for (n, op) in ops.into_iter().enumerate() {
+                match op {
+                    Op::Insert(tag) => {
+                        let target = if n % 5 == 0 { Target::Lease(n as u32) } else { record(n) };
+                        f.insert(tag, target);
+                        model.push((tag, target));
+                    }
+                    Op::Remove(i) if !model.is_empty() => {
+                        let (tag, target) = model.swap_remove(i % model.len());
+                        let place = find(f.index.buckets(), tag, target).unwrap();
+                        f.index.remove(place);
+                        prop_assert!(find(f.index.buckets(), tag, target).is_none());
+                    }
+                    Op::Remove(_) => {}
+                    Op::Sweep(buckets, one_in) => {
+                        let mut gone = Vec::new();
+                        f.index.sweep(buckets, |target| {
+                            let keep = !dies(target, one_in);
+                            if !keep {
+                                gone.push(target);
+                            }
+                            keep
+                        });
+                        model.retain(|(_, target)| !gone.contains(target));
+                    }
+                    Op::Rebuild(one_in) => {
+                        f.rebuild(|target| !dies(target, one_in));
+                        model.retain(|(_, target)| !dies(*target, one_in));
+                    }
+                }
+                prop_assert_eq!(f.index.targets().len(), model.len());
+                prop_assert_eq!(f.index.used as usize, model.len());
+                let pin = f.pins.pin();
+                for (tag, target) in &model {
+                    prop_assert!(find(f.index.buckets(), *tag, *target).is_some());
+                    prop_assert!(find(f.shared.load(&pin), *tag, *target).is_some());
+                }
+            }
+        }
+    }
+}

@@ -9,10 +9,11 @@
 //! claiming and completing cost no work on the wheel.
 
 use super::index::Place;
-use super::state::{Cause, State};
+use super::state::State;
 use crate::clock::Tick;
 use crate::fingerprint::Fingerprint;
 use crate::key::{KeyBuf, KeyHash};
+use crate::status::Cause;
 use crate::sync::Arc;
 use crate::wheel::{TimerId, Wheel};
 

@@ -18,7 +18,7 @@ pub(crate) mod tend;
 pub(crate) mod wait;
 
 use crate::alarm::Alarm;
-use crate::answer::{Mismatch, Outcome, Status};
+use crate::answer::{Mismatch, Outcome, record_status};
 use crate::clock::{Span, Tick};
 use crate::epoch::{Limbo, Pins};
 use crate::fingerprint::Fingerprint;
@@ -26,13 +26,15 @@ use crate::key::{CheckedKey, KeyHash};
 use crate::quota::{Credit, Quota};
 use crate::segment::{Address, Record, Segments};
 use crate::stats::{Replays, Tally};
+use crate::status::Cause;
+use crate::status::Status;
 use crate::sync::{Arc, AtomicU64, Mutex, MutexGuard, Ordering};
 use crate::wheel::Wheel;
 use crossbeam_epoch::Guard;
 use index::{Buckets, Index, Met, Place, SharedTable, Table, Target};
 use lease::{Lease, Slab};
 use scopes::Scopes;
-use state::{Cause, Phase, State};
+use state::{Phase, State};
 use std::ops::{Deref, DerefMut};
 use tend::Sweep;
 use wait::{Queues, Wakes};
@@ -146,8 +148,18 @@ pub(crate) enum Verdict {
     Mismatch(Mismatch),
 }
 
-/// No room for a new key.
-pub(crate) struct Refused;
+/// No room: which limit said so.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Refused {
+    Keys,
+    Flights,
+    Bytes,
+    Scope,
+}
+
+impl Refused {
+    pub(crate) const ALL: [Refused; 4] = [Refused::Keys, Refused::Flights, Refused::Bytes, Refused::Scope];
+}
 
 /// The caller's generation holds nothing any more.
 pub(crate) struct Lost;
@@ -332,7 +344,7 @@ impl Inner {
         match found {
             Found::Nothing { .. } => Status::Absent,
             Found::Record { record, .. } if record.deadline() <= now => Status::Absent,
-            Found::Record { record, .. } => Status::of_record(record, now),
+            Found::Record { record, .. } => record_status(record, now),
             Found::Lease { index, .. } => self
                 .slab
                 .get(*index)

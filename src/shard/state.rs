@@ -14,20 +14,7 @@
 
 use crate::clock::Tick;
 use crate::fingerprint::Fingerprint;
-
-/// Why a claim was interrupted: what is known of its holder.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-#[non_exhaustive]
-pub enum Cause {
-    /// The guard was dropped without `complete` or `release`: by an early return, an error or
-    /// a panic. The holder is gone.
-    Dropped,
-    /// The lease ran out. The holder may still be alive, and may still complete until someone
-    /// takes over.
-    Lapsed,
-    /// The process ended. Seen only by stores with a log, after they were reopened.
-    Crashed,
-}
+use crate::status::Cause;
 
 /// What the store holds under a key, as it was last written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -4,10 +4,11 @@
 //! whether or not the wheel has noticed, and a slot whose segment is gone reads as vacant.
 
 use super::index::Target;
-use super::state::{Cause, Phase};
+use super::state::Phase;
 use super::{Commons, Inner, Keyed, Locked};
 use crate::clock::{Span, Tick};
 use crate::segment::Address;
+use crate::status::Cause;
 use crate::sync::{AtomicU64, Ordering};
 use crate::wheel::{Advance, Wheel};
 use crossbeam_epoch::Guard;
@@ -202,7 +203,8 @@ impl Locked<'_> {
         }
     }
 
-    /// Takes part in the round of sweeping under way: up to `buckets` buckets.
+    /// Takes part in the round of sweeping under way: up to `buckets` buckets. At its end the
+    /// index gets the size it needs, and unused units go back.
     pub(crate) fn sweep(&mut self, c: &Commons, buckets: u32, pin: &Guard) -> Tended {
         let round = c.sweep.round();
         if self.swept_round == round {
@@ -219,6 +221,8 @@ impl Locked<'_> {
             return Tended::More;
         }
         self.finish_round(c, round, pin);
+        self.shrink(c, pin);
+        self.return_credits(c);
         Tended::Done
     }
 

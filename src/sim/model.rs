@@ -7,7 +7,7 @@
 //!
 //! - **generations**: any number larger than all before it for the key;
 //! - **the last two ticks**: a deadline may be noticed up to two milliseconds late (outcomes
-//!   kept for more than 24 days: one second more), never early. A key whose deadline lies in
+//!   kept for 24 days or more: one second more), never early. A key whose deadline lies in
 //!   that [`Window`] is *unsettled*: ask the store for its status and [`settle`](Model::settle)
 //!   on it. Outside of windows the model is exact.
 //!
@@ -20,8 +20,8 @@ use std::time::Duration;
 
 /// How late a deadline may be noticed: two ticks of one millisecond.
 const LATE: u64 = 2_000;
-/// Outcomes kept for longer than this many microseconds have deadlines in whole seconds.
-const COARSE_ABOVE: u64 = 24 * 24 * 3_600 * 1_000_000;
+/// Outcomes kept for so many microseconds or more may have deadlines in whole seconds.
+const COARSE_FROM: u64 = 24 * 24 * 3_600 * 1_000_000;
 /// How much later a coarse deadline may be.
 const COARSE: u64 = 1_000_000;
 /// The longest checkpoint, in bytes.
@@ -82,7 +82,7 @@ impl Window {
 }
 
 fn is_coarse(ttl: Duration) -> bool {
-    micros(ttl) > COARSE_ABOVE
+    micros(ttl) >= COARSE_FROM
 }
 
 /// What the model has to know of a store's options.
@@ -100,6 +100,32 @@ pub struct Rules {
     pub max_in_flight: u64,
     /// The longest outcome.
     pub max_outcome: usize,
+}
+
+/// Bytes that print short.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Bytes(Vec<u8>);
+
+impl<B: AsRef<[u8]>> From<B> for Bytes {
+    fn from(bytes: B) -> Self {
+        Bytes(bytes.as_ref().to_vec())
+    }
+}
+
+impl std::ops::Deref for Bytes {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.get(..16) {
+            Some(start) => write!(f, "\"{}..\" ({} bytes)", start.escape_ascii(), self.0.len()),
+            None => write!(f, "\"{}\"", self.0.escape_ascii()),
+        }
+    }
 }
 
 /// One call on one key. A `generation` is that of the guard, token or question the call is
@@ -130,7 +156,7 @@ pub enum Call {
         /// The guard's.
         generation: u64,
         /// The bytes left.
-        note: Vec<u8>,
+        note: Bytes,
     },
     /// `ClaimGuard::renew`.
     Renew {
@@ -210,7 +236,7 @@ pub enum Call {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Finding {
     /// The bytes.
-    pub bytes: Vec<u8>,
+    pub bytes: Bytes,
     /// The tag.
     pub tag: u16,
     /// A ttl other than the store's.
@@ -227,7 +253,7 @@ pub enum Answer {
         /// Takeovers so far.
         attempt: u32,
         /// The note of the holder before.
-        checkpoint: Option<Vec<u8>>,
+        checkpoint: Option<Bytes>,
     },
     /// `Claim::Completed`.
     Completed {
@@ -252,7 +278,7 @@ pub enum Answer {
         /// What is known of the holder.
         cause: Cause,
         /// The holder's last note.
-        checkpoint: Option<Vec<u8>>,
+        checkpoint: Option<Bytes>,
     },
     /// `Claim::Mismatch`.
     Mismatch {
@@ -289,7 +315,7 @@ pub enum Answer {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Told {
     /// The bytes.
-    pub bytes: Vec<u8>,
+    pub bytes: Bytes,
     /// The tag.
     pub tag: u16,
     /// How long ago it was stored.
@@ -321,10 +347,12 @@ impl Answer {
             }
         }
         let told = match (self, other) {
-            (Answer::Completed { outcome, replayed }, Answer::Completed { outcome: by, .. }) => Answer::Completed {
-                outcome: aged(outcome, by, slack),
-                replayed: *replayed,
-            },
+            (Answer::Completed { outcome, replayed }, Answer::Completed { outcome: by, .. }) => {
+                Answer::Completed {
+                    outcome: aged(outcome, by, slack),
+                    replayed: *replayed,
+                }
+            }
             (Answer::Stored(outcome), Answer::Stored(by)) => Answer::Stored(aged(outcome, by, slack)),
             (
                 Answer::InFlight {
@@ -336,10 +364,12 @@ impl Answer {
                 generation: *generation,
                 retry_after: near(*retry_after, *by, slack),
             },
-            (Answer::Mismatch { fingerprint, status }, Answer::Mismatch { status: by, .. }) => Answer::Mismatch {
-                fingerprint: *fingerprint,
-                status: near_status(*status, *by, slack),
-            },
+            (Answer::Mismatch { fingerprint, status }, Answer::Mismatch { status: by, .. }) => {
+                Answer::Mismatch {
+                    fingerprint: *fingerprint,
+                    status: near_status(*status, *by, slack),
+                }
+            }
             (Answer::Lost(status), Answer::Lost(by)) => Answer::Lost(near_status(*status, *by, slack)),
             (Answer::InUse(status), Answer::InUse(by)) => Answer::InUse(near_status(*status, *by, slack)),
             (Answer::Status(status), Answer::Status(by)) => Answer::Status(near_status(*status, *by, slack)),
@@ -365,7 +395,9 @@ fn near_status(status: Status, to: Status, slack: Duration) -> Status {
                 ..
             },
         ) => (*age, *lease_left) = (near(*age, by, slack), near(*lease_left, left, slack)),
-        (Status::Interrupted { age, .. }, Status::Interrupted { age: by, .. }) => *age = near(*age, by, slack),
+        (Status::Interrupted { age, .. }, Status::Interrupted { age: by, .. }) => {
+            *age = near(*age, by, slack)
+        }
         (
             Status::Completed { age, ttl_left, .. },
             Status::Completed {
@@ -431,7 +463,7 @@ struct Unfinished {
     lease: Window,
     /// The holder let go: interrupted whatever the lease says.
     dropped: bool,
-    checkpoint: Option<Vec<u8>>,
+    checkpoint: Option<Bytes>,
     /// When it is forgotten: the store's ttl after the end of the lease.
     kept: Window,
 }
@@ -442,7 +474,11 @@ impl Unfinished {
     }
 
     fn cause(&self) -> Cause {
-        if self.dropped { Cause::Dropped } else { Cause::Lapsed }
+        if self.dropped {
+            Cause::Dropped
+        } else {
+            Cause::Lapsed
+        }
     }
 
     fn hold(&mut self, at: &Moment<'_>, lease: Duration) {
@@ -456,7 +492,7 @@ impl Unfinished {
 struct Finished {
     generation: Generation,
     fingerprint: Fingerprint,
-    bytes: Vec<u8>,
+    bytes: Bytes,
     tag: u16,
     since: Micros,
     coarse: bool,
@@ -532,16 +568,27 @@ impl KeyModel {
     fn apply(&mut self, at: &Moment<'_>, call: &Call) -> Answer {
         self.pass(at.now);
         self.adopt(at.seen);
-        if let Some(refusal) = refused_at_the_door(at.rules, call) {
-            return refusal;
+        match refused_at_the_door(at.rules, call) {
+            // Of two good reasons to refuse, the store may name either.
+            Some(_) if matches!(at.seen, Answer::Lost(_)) => match self.clone().answer(at, call) {
+                Answer::Lost(status) => Answer::Lost(status),
+                _ => Answer::Unexpected("the call is refused at the door".into()),
+            },
+            Some(refusal) => refusal,
+            None => self.answer(at, call),
         }
+    }
+
+    fn answer(&mut self, at: &Moment<'_>, call: &Call) -> Answer {
         match call {
             Call::Claim { fingerprint, lease } => self.claim(at, *fingerprint, *lease),
             Call::Complete { generation, outcome } => self.complete(at, *generation, outcome),
-            Call::Release { generation } | Call::OperatorRelease { generation } => self.release(at, *generation),
+            Call::Release { generation } | Call::OperatorRelease { generation } => {
+                self.release(at, *generation)
+            }
             Call::Checkpoint { generation, note } => self.checkpoint(at, *generation, note),
             Call::Renew { generation, lease } => self.renew(at, *generation, *lease),
-            Call::Drop { generation, release } => self.drop_guard(at, *generation, *release),
+            Call::Drop { generation, release } => self.drop_guard(*generation, *release),
             Call::Attach { generation } => self.attach(at, *generation),
             Call::Resume {
                 generation,
@@ -645,7 +692,9 @@ impl KeyModel {
 
     fn unfinished_at(&mut self, generation: u64) -> Option<&mut Unfinished> {
         match &mut self.state {
-            State::Unfinished(held) if held.generation.known && held.generation.least == generation => Some(held),
+            State::Unfinished(held) if held.generation.known && held.generation.least == generation => {
+                Some(held)
+            }
             _ => None,
         }
     }
@@ -795,7 +844,13 @@ impl KeyModel {
         }
     }
 
-    fn finish(&mut self, at: &Moment<'_>, generation: Generation, fingerprint: Fingerprint, outcome: &Finding) {
+    fn finish(
+        &mut self,
+        at: &Moment<'_>,
+        generation: Generation,
+        fingerprint: Fingerprint,
+        outcome: &Finding,
+    ) {
         let ttl = outcome.ttl.unwrap_or(at.rules.ttl);
         self.state = State::Completed(Finished {
             generation,
@@ -834,10 +889,10 @@ impl KeyModel {
         }
     }
 
-    fn checkpoint(&mut self, at: &Moment<'_>, generation: u64, note: &[u8]) -> Answer {
+    fn checkpoint(&mut self, at: &Moment<'_>, generation: u64, note: &Bytes) -> Answer {
         match self.unfinished_at(generation) {
             Some(held) => {
-                held.checkpoint = Some(note.to_vec());
+                held.checkpoint = Some(note.clone());
                 Answer::Done
             }
             None => self.lost(at.now),
@@ -854,10 +909,10 @@ impl KeyModel {
         }
     }
 
-    /// A guard dropped after its lease ended says nothing new: the key is interrupted already.
-    fn drop_guard(&mut self, at: &Moment<'_>, generation: u64, release: bool) -> Answer {
+    /// A guard dropped after its lease ended does what it was told to; the key is interrupted
+    /// already, only the cause is better known.
+    fn drop_guard(&mut self, generation: u64, release: bool) -> Answer {
         match self.unfinished_at(generation) {
-            Some(held) if held.is_interrupted(at.now) => {}
             Some(_) if release => self.state = State::Absent,
             Some(held) => held.dropped = true,
             None => {}
@@ -894,7 +949,7 @@ impl KeyModel {
             State::Absent => {
                 let generation = self.take_silently();
                 let nothing = Finding {
-                    bytes: Vec::new(),
+                    bytes: Bytes::from([]),
                     tag: 0,
                     ttl,
                 };
@@ -943,7 +998,10 @@ impl KeyModel {
     /// Whether the key takes up room for certain, and whether it may.
     fn takes_room(&self, now: Micros) -> (bool, bool) {
         let live = self.state != State::Absent && self.kept().is_none_or(|kept| now < kept.to);
-        (live, live || now < self.lingers.max(self.kept().map_or(0, |kept| kept.to)))
+        (
+            live,
+            live || now < self.lingers.max(self.kept().map_or(0, |kept| kept.to)),
+        )
     }
 
     /// Whether the key is held for certain, and whether it may count as held.
@@ -951,7 +1009,10 @@ impl KeyModel {
         match &self.state {
             State::Unfinished(held) => {
                 let surely = !held.is_interrupted(now);
-                (surely, surely || (!held.dropped && now < held.lease.to.saturating_add(LATE)))
+                (
+                    surely,
+                    surely || (!held.dropped && now < held.lease.to.saturating_add(LATE)),
+                )
             }
             _ => (false, false),
         }
@@ -980,7 +1041,9 @@ impl Moment<'_> {
 /// Sizes are checked before anything else.
 fn refused_at_the_door(rules: &Rules, call: &Call) -> Option<Answer> {
     match call {
-        Call::Complete { outcome, .. } | Call::Resolve { outcome, .. } | Call::OperatorComplete { outcome, .. }
+        Call::Complete { outcome, .. }
+        | Call::Resolve { outcome, .. }
+        | Call::OperatorComplete { outcome, .. }
             if outcome.bytes.len() > rules.max_outcome =>
         {
             Some(Answer::TooLarge("outcome"))
@@ -1031,7 +1094,10 @@ impl Model {
     pub fn check(&mut self, key: Key<'_>, call: &Call, seen: &Answer) -> Result<(), Disagreement> {
         let room = self.room(key, call);
         let now = self.now;
-        let own = self.keys.entry((key.scope().to_vec(), key.id().to_vec())).or_default();
+        let own = self
+            .keys
+            .entry((key.scope().to_vec(), key.id().to_vec()))
+            .or_default();
         let at = Moment {
             rules: &self.rules,
             now,
@@ -1039,7 +1105,10 @@ impl Model {
             seen,
         };
         own.check(&at, call).map_err(|wanted| Disagreement {
-            what: format!("{call:?} on {key:?} at {now} us"),
+            what: format!(
+                "{call:?} on {:?} at {now} us",
+                (Bytes::from(key.scope()), Bytes::from(key.id()))
+            ),
             expected: format!("{wanted:?}"),
             seen: format!("{seen:?}"),
         })
@@ -1051,7 +1120,11 @@ impl Model {
         let mut rooms = vec![
             self.room_for(self.rules.max_keys, |_, k| k.takes_room(self.now)),
             self.room_for(per_scope, |scope, k| {
-                if scope == key.scope() { k.takes_room(self.now) } else { (false, false) }
+                if scope == key.scope() {
+                    k.takes_room(self.now)
+                } else {
+                    (false, false)
+                }
             }),
         ];
         if !matches!(call, Call::FirstSeen { .. }) {
@@ -1082,7 +1155,11 @@ impl Model {
     /// Keys whose state only the store knows.
     pub fn unsettled(&self) -> Vec<KeyBuf> {
         let unsettled = |(_, key): &(_, &KeyModel)| key.is_unsettled(self.now);
-        self.keys.iter().filter(unsettled).map(|(name, _)| name_of(name).to_owned()).collect()
+        self.keys
+            .iter()
+            .filter(unsettled)
+            .map(|(name, _)| name_of(name).to_owned())
+            .collect()
     }
 
     /// Takes the store's word on a key whose deadline lies in its window.
@@ -1096,7 +1173,9 @@ impl Model {
     /// What a key is.
     pub fn status(&self, key: Key<'_>) -> Status {
         let name = (key.scope().to_vec(), key.id().to_vec());
-        self.keys.get(&name).map_or(Status::Absent, |own| own.status(self.now))
+        self.keys
+            .get(&name)
+            .map_or(Status::Absent, |own| own.status(self.now))
     }
 
     /// The fingerprint a key is known with.

@@ -1,8 +1,11 @@
 //! The tests of the whole library, through its public face.
 
 mod contract;
+mod house;
 mod input;
 mod limits;
+mod model;
+mod regressions;
 mod support;
 mod threads;
 mod waiting;
