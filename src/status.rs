@@ -52,7 +52,7 @@ pub enum Status {
     Completed {
         /// The generation that completed.
         generation: u64,
-        /// See [`Outcome::tag`].
+        /// See [`Outcome::tag`](crate::Outcome::tag).
         tag: u16,
         /// How long ago it was completed.
         age: Duration,

@@ -15,6 +15,7 @@ use crate::stats::Stats;
 use crate::status::Status;
 use crate::sync::Arc;
 use crate::token::ClaimToken;
+use crossbeam_epoch::Guard;
 use std::fmt;
 use std::time::Duration;
 
@@ -57,6 +58,9 @@ impl Drop for Inner {
 
 /// Keys looked at together in the batch calls: enough to overlap their cache misses.
 const BATCH: usize = 16;
+
+/// The keys of a batch, checked and hashed.
+type Batch<'k> = std::iter::Flatten<std::array::IntoIter<Option<Result<Keyed<'k>>>, BATCH>>;
 
 impl Store {
     /// A builder with the default options.
@@ -185,7 +189,7 @@ impl Store {
     /// cleared first; its capacity is reused. A repeat inside the batch meets the claim before
     /// it: `InFlight`, or `Mismatch` for another fingerprint.
     ///
-    /// Cache misses of up to 16 keys overlap, so known keys cost a third of single calls.
+    /// Cache misses of up to 16 keys overlap, and the clock is read once for each 16.
     ///
     /// # Errors
     ///
@@ -197,39 +201,32 @@ impl Store {
         out: &mut Vec<Result<Claim<'s>>>,
     ) -> Result<()> {
         out.clear();
-        self.engine().enter()?;
+        let engine = self.engine();
+        engine.enter()?;
         out.reserve(items.len());
         for batch in items.chunks(BATCH) {
-            self.in_batch(
-                batch,
-                |(key, _)| *key,
-                |store, (_, fingerprint), k| {
-                    out.push(k.and_then(|k| store.claim_keyed(k, store.wish(*fingerprint))));
-                },
-            );
+            let now = engine.enter()?;
+            let mut pin = engine.pin();
+            for (k, (_, fingerprint)) in self.in_batch(batch, |(key, _)| *key, &pin).zip(batch) {
+                let wish = self.wish(*fingerprint);
+                out.push(k.and_then(|k| {
+                    let verdict = engine.claim_at(k, wish, now, &mut pin)?;
+                    Ok(Claim::new(EngineRef::Borrowed(engine), k, wish, verdict))
+                }));
+            }
         }
         Ok(())
     }
 
-    /// Hashes a batch, asks for its cache lines, and then visits each item.
-    fn in_batch<'s, 'k, T>(
-        &'s self,
-        batch: &'k [T],
-        key: impl Fn(&'k T) -> Key<'k>,
-        mut visit: impl FnMut(&'s Store, &'k T, Result<Keyed<'k>>),
-    ) {
-        let engine = self.engine();
-        let mut checked: [Option<Result<Keyed<'k>>>; BATCH] = [const { None }; BATCH];
-        let mut good = Vec::with_capacity(BATCH);
-        for (slot, item) in checked.iter_mut().zip(batch) {
-            let k = engine.keyed(key(item));
-            good.extend(k.as_ref().ok());
-            *slot = Some(k);
+    /// Hashes a batch and asks for its cache lines.
+    fn in_batch<'k, T>(&self, batch: &'k [T], key: impl Fn(&'k T) -> Key<'k>, pin: &Guard) -> Batch<'k> {
+        let mut keyed: [Option<Result<Keyed<'k>>>; BATCH] = [const { None }; BATCH];
+        for (slot, item) in keyed.iter_mut().zip(batch) {
+            *slot = Some(self.engine().keyed(key(item)));
         }
-        engine.prefetch(&good);
-        for (k, item) in checked.into_iter().flatten().zip(batch) {
-            visit(self, item, k);
-        }
+        let good = keyed.iter().flatten().filter_map(|k| k.as_ref().ok().copied());
+        self.engine().prefetch(good, pin);
+        keyed.into_iter().flatten()
     }
 
     /// Completes many claims: result `i` answers item `i`. `out` is cleared first.
@@ -388,13 +385,9 @@ impl Store {
         self.engine().enter()?;
         out.reserve(keys.len());
         for batch in keys.chunks(BATCH) {
-            self.in_batch(
-                batch,
-                |key| *key,
-                |store, _, k| {
-                    out.push(k.and_then(|k| store.engine().first_seen(k, None)));
-                },
-            );
+            for k in self.in_batch(batch, |key| *key, &self.engine().pin()) {
+                out.push(k.and_then(|k| self.engine().first_seen(k, None)));
+            }
         }
         Ok(())
     }
@@ -450,29 +443,21 @@ impl Store {
         items: &[(Key<'_>, Fingerprint)],
         mut read: impl FnMut(usize, Stored<'_>),
     ) -> Result<usize> {
+        let engine = self.engine();
         let mut hits = 0;
-        let mut failed = None;
         for (n, batch) in items.chunks(BATCH).enumerate() {
-            let mut at = n * BATCH;
-            self.in_batch(
-                batch,
-                |(key, _)| *key,
-                |store, (_, fingerprint), k| {
-                    if let Ok(k) = k {
-                        match store
-                            .engine()
-                            .read(k, Some(*fingerprint), |stored| read(at, stored))
-                        {
-                            Ok(Lookup::Hit(())) => hits += 1,
-                            Ok(Lookup::Miss | Lookup::Mismatch) => {}
-                            Err(error) => failed = Some(error),
-                        }
-                    }
-                    at += 1;
-                },
-            );
+            let now = engine.enter_reading()?;
+            let pin = engine.pin();
+            let keyed = self.in_batch(batch, |(key, _)| *key, &pin);
+            for (i, (k, (_, fingerprint))) in keyed.zip(batch).enumerate() {
+                let Ok(k) = k else { continue };
+                let read = |stored: Stored<'_>| read(n * BATCH + i, stored);
+                if let Lookup::Hit(()) = engine.read_at(k, Some(*fingerprint), now, &pin, read) {
+                    hits += 1;
+                }
+            }
         }
-        failed.map_or(Ok(hits), Err)
+        Ok(hits)
     }
 
     /// Reads a completed key whatever its fingerprint, for operators. Counts as no replay.

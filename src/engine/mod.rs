@@ -61,6 +61,8 @@ pub(crate) struct Engine {
     max_outcome: usize,
     store_id: u64,
     housekeeping: Mutex<tend::Housekeeping>,
+    /// The tick at which a call last asked for what waits for readers.
+    last_reap: AtomicU64,
     /// When a refused claim may look for expired keys again.
     next_search: AtomicU64,
 }
@@ -128,6 +130,7 @@ impl Engine {
             lease,
             max_outcome,
             housekeeping: Mutex::new(tend::Housekeeping::default()),
+            last_reap: AtomicU64::new(0),
             next_search: AtomicU64::new(0),
         }))
     }
@@ -142,7 +145,7 @@ impl Engine {
 
     /// The door of calls that only read.
     #[inline]
-    fn enter_reading(&self) -> Result<Tick> {
+    pub(crate) fn enter_reading(&self) -> Result<Tick> {
         if self.closed.load(Ordering::Relaxed) {
             return Err(Error::Closed);
         }
@@ -161,6 +164,11 @@ impl Engine {
     /// The store's time, for answers that only tell it.
     pub(crate) fn now(&self) -> Tick {
         self.timeline.now()
+    }
+
+    /// Pins the epoch for several calls in a row.
+    pub(crate) fn pin(&self) -> Guard {
+        self.commons.pins.pin()
     }
 
     /// Is this the process that made the store?
@@ -184,14 +192,18 @@ impl Engine {
     /// Claims a key; never waits for another holder.
     pub(crate) fn claim(&self, k: Keyed<'_>, wish: Wish) -> Result<Verdict> {
         let now = self.enter()?;
-        let mut pin = self.commons.pins.pin();
-        if let Some(answer) = self.glimpse_claim(k, wish, now, &pin) {
+        self.claim_at(k, wish, now, &mut self.commons.pins.pin())
+    }
+
+    /// The same under a pin and at a time the caller has.
+    pub(crate) fn claim_at(&self, k: Keyed<'_>, wish: Wish, now: Tick, pin: &mut Guard) -> Result<Verdict> {
+        if let Some(answer) = self.glimpse_claim(k, wish, now, pin) {
             return Ok(answer);
         }
-        let answer = self.with_room(k, now, &mut pin, |shard, pin| {
+        let answer = self.with_room(k, now, pin, |shard, pin| {
             shard.claim(&self.commons, k, wish, now, pin)
         });
-        self.tend_a_little(now, &pin);
+        self.tend_a_little(now, pin);
         answer
     }
 
@@ -258,17 +270,28 @@ impl Engine {
         read: impl FnOnce(Stored<'_>) -> R,
     ) -> Result<Lookup<R>> {
         let now = self.enter_reading()?;
-        let pin = self.commons.pins.pin();
+        Ok(self.read_at(k, fingerprint, now, &self.commons.pins.pin(), read))
+    }
+
+    /// The same under a pin and at a time the caller has.
+    pub(crate) fn read_at<R>(
+        &self,
+        k: Keyed<'_>,
+        fingerprint: Option<Fingerprint>,
+        now: Tick,
+        pin: &Guard,
+        read: impl FnOnce(Stored<'_>) -> R,
+    ) -> Lookup<R> {
         let shard = self.shard(k);
-        let record = match shard.glimpse(k, &self.commons, &pin) {
+        let record = match shard.glimpse(k, &self.commons, pin) {
             Glimpse::Record(record) => record,
-            Glimpse::Nothing => return Ok(Lookup::Miss),
-            Glimpse::Perhaps => match shard.lock().find_record(k, &self.commons, &pin) {
+            Glimpse::Nothing => return Lookup::Miss,
+            Glimpse::Perhaps => match shard.lock().find_record(k, &self.commons, pin) {
                 Some(record) => record,
-                None => return Ok(Lookup::Miss),
+                None => return Lookup::Miss,
             },
         };
-        Ok(self.lend(&record, fingerprint, now, read))
+        self.lend(&record, fingerprint, now, read)
     }
 
     #[inline]
@@ -293,13 +316,12 @@ impl Engine {
     }
 
     /// Asks for what a batch will touch: first the buckets of all keys, then their records.
-    pub(crate) fn prefetch(&self, batch: &[Keyed<'_>]) {
-        let pin = self.commons.pins.pin();
-        for k in batch {
-            self.shard(*k).buckets(&pin).prefetch(k.hash.tag());
+    pub(crate) fn prefetch<'k>(&self, batch: impl Iterator<Item = Keyed<'k>> + Clone, pin: &Guard) {
+        for k in batch.clone() {
+            self.shard(k).buckets(pin).prefetch(k.hash.tag());
         }
         for k in batch {
-            self.shard(*k).prefetch_record(*k, &self.commons, &pin);
+            self.shard(k).prefetch_record(k, &self.commons, pin);
         }
     }
 

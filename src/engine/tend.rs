@@ -38,6 +38,8 @@ const TENDING: Effort = Effort {
     buckets: 512,
     worth: 1,
 };
+/// Replaced tables freed in one step: more than are replaced in a tick.
+const REAPED_TABLES: usize = 16;
 /// Records unlinked in one step from a segment about to be retired.
 const WALK_RECORDS: usize = 256;
 /// How long one refused claim may search for expired keys, looked at after so many shards.
@@ -63,13 +65,16 @@ pub(super) struct Housekeeping {
 }
 
 impl Engine {
-    /// What a call does for the store: at most one segment retired, one given back, and a few
-    /// buckets swept.
+    /// What a call does for the store: at most one segment retired, one given back, some replaced
+    /// tables freed, and a few buckets swept.
     #[inline]
     pub(super) fn tend_a_little(&self, now: Tick, pin: &Guard) {
         let c = &self.commons;
         let is_due = c.segments.next_due() <= now.0 || c.sweep.is_running();
-        if is_due || c.segments.pending_bytes() > 0 || c.tables.bytes() > 0 {
+        // What waits for readers is asked for once a tick: most of the time it still waits.
+        let waits = c.segments.pending_bytes() > 0 || c.tables.bytes() > 0;
+        if is_due || (waits && self.last_reap.load(Ordering::Relaxed) != now.0) {
+            self.last_reap.store(now.0, Ordering::Relaxed);
             self.tend_store(now, PASSING, pin);
         }
         if c.segments.wants_spare() {
@@ -87,7 +92,10 @@ impl Engine {
         let c = &self.commons;
         c.segments.seal_idle(now);
         let retired = self.retire_one(&mut keeping, now, pin);
-        let freed = c.segments.reap(now, &c.bytes) | self.reap_table();
+        let mut freed = c.segments.reap(now, &c.bytes);
+        for _ in 0..REAPED_TABLES {
+            freed |= self.reap_table();
+        }
         self.start_sweep(&mut keeping, effort.worth);
         let swept = c.sweep.is_running();
         if swept {

@@ -71,9 +71,16 @@ struct Space {
     /// Waiting for the sweep under way.
     sweeping: Vec<u32>,
     pool: Vec<Arc<Mapping>>,
-    /// When a full-sized segment was last opened.
-    last_open: Tick,
+    /// When a segment beyond a class's first was last opened; `None` if never.
+    last_open: Option<Tick>,
     used_sealed: u64,
+}
+
+impl Space {
+    /// Were segments being filled lately?
+    fn is_growing(&self, now: Tick) -> bool {
+        self.last_open.is_some_and(|at| at.after(POOL_IDLE) > now)
+    }
 }
 
 pub(crate) struct Segments {
@@ -84,7 +91,7 @@ pub(crate) struct Segments {
     segment_bytes: usize,
     /// One segment's bytes are set aside.
     reserve: AtomicBool,
-    /// A full-sized segment was opened and no spare is left.
+    /// Segments are being filled and a spare one is wanted.
     hungry: AtomicBool,
     /// No head has to be sealed before this.
     next_idle: AtomicU64,
@@ -116,7 +123,7 @@ impl Segments {
                 unswept: Vec::new(),
                 sweeping: Vec::new(),
                 pool: Vec::new(),
-                last_open: now,
+                last_open: None,
                 used_sealed: 0,
             }),
             limbo: Limbo::new(),
@@ -230,8 +237,11 @@ impl Segments {
     /// Opens a segment of `size` bytes if the budget has room for it.
     fn open(&self, size: usize, record: &Completed<'_>, bytes: &Quota) -> Option<Open> {
         let time = TimeBase::new(record.written, record.ttl);
+        if size > FIRST_BYTES {
+            self.note_growth(record.written);
+        }
         if size == self.segment_bytes
-            && let Some(mapping) = self.take_pooled(record.written)
+            && let Some(mapping) = self.take_pooled()
         {
             return self.open_mapping(mapping, time);
         }
@@ -246,14 +256,14 @@ impl Segments {
         open
     }
 
-    fn take_pooled(&self, now: Tick) -> Option<Arc<Mapping>> {
-        let mut space = self.space.lock();
-        space.last_open = now;
-        let mapping = space.pool.pop();
-        if space.pool.is_empty() {
-            self.hungry.store(true, Ordering::Relaxed);
-        }
-        mapping
+    /// Segments are being filled: the helper shall keep one ready.
+    fn note_growth(&self, now: Tick) {
+        self.space.lock().last_open = Some(now);
+        self.hungry.store(true, Ordering::Relaxed);
+    }
+
+    fn take_pooled(&self) -> Option<Arc<Mapping>> {
+        self.space.lock().pool.pop()
     }
 
     /// Should the helper prepare a mapping now?
@@ -358,7 +368,7 @@ impl Segments {
                     let mut space = self.space.lock();
                     let useful = mapping.bytes() == self.segment_bytes
                         && space.pool.len() < POOL
-                        && space.last_open.after(POOL_IDLE) > now;
+                        && space.is_growing(now);
                     if useful {
                         space.pool.push(mapping);
                         None
@@ -377,7 +387,7 @@ impl Segments {
 
     /// Unmaps pooled mappings nothing was opened from for a while; true if there was one.
     pub(crate) fn trim_pool(&self, now: Tick, bytes: &Quota) -> bool {
-        self.space.lock().last_open.after(POOL_IDLE) <= now && self.drop_spare(bytes)
+        !self.space.lock().is_growing(now) && self.drop_spare(bytes)
     }
 
     /// Unmaps one pooled mapping; true if there was one.
@@ -394,7 +404,7 @@ impl Segments {
     pub(crate) fn prepare(&self, now: Tick, bytes: &Quota) {
         let wanted = {
             let space = self.space.lock();
-            space.pool.is_empty() && space.last_open > Tick(1) && space.last_open.after(POOL_IDLE) > now
+            space.pool.is_empty() && space.is_growing(now)
         };
         if !wanted || !bytes.take_direct(self.segment_bytes as u64) {
             return;

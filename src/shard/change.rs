@@ -1,7 +1,7 @@
 //! What changes a key: each function asks [`decide`] and carries out its decision. All run
 //! under the shard's lock and do nothing that waits.
 
-use super::index::{Slot, Target};
+use super::index::{Place, Slot, Target};
 use super::lease::Lease;
 use super::state::{Command, Decision, Phase, decide};
 use super::wait::{Mail, Waiter};
@@ -262,24 +262,27 @@ impl Locked<'_> {
 
     /// Ends an unfinished claim: its slot becomes vacant and everything it held goes back.
     pub(super) fn end(&mut self, c: &Commons, index: u32) {
-        let Some(lease) = self.slab.remove(index) else {
-            return;
-        };
-        self.index.remove(lease.place);
-        self.refund(c, &lease);
-        c.keys.give(1, &mut self.inner.keys);
-        if let Some(scopes) = &c.scopes {
+        if let (Some(scopes), Some(lease)) = (&c.scopes, self.slab.get(index)) {
             scopes.give(lease.key.as_checked().scope(), &c.bytes);
+        }
+        if let Some(place) = self.close(c, index) {
+            self.index.remove(place);
+            c.keys.give(1, &mut self.inner.keys);
         }
     }
 
-    /// Gives back what a claim held beside the key itself.
-    fn refund(&mut self, c: &Commons, lease: &Lease) {
+    /// Takes a claim out of the slab and gives back what it held beside the key itself; says
+    /// which slot leads to it.
+    fn close(&mut self, c: &Commons, index: u32) -> Option<Place> {
         let inner = &mut *self.inner;
-        if lease.counted {
+        let lease = inner.slab.get(index)?;
+        let (place, counted, bytes) = (lease.place, lease.counted, lease.bytes);
+        inner.slab.remove(index);
+        if counted {
             c.flights.give(1, &mut inner.flights);
         }
-        c.bytes.give(lease.bytes, &mut inner.bytes);
+        c.bytes.give(bytes, &mut inner.bytes);
+        Some(place)
     }
 
     /// Takes a slot's reference to a record back, and with it the key's unit.
@@ -331,10 +334,8 @@ impl Locked<'_> {
             .held(held)
             .map_or((Fingerprint::NONE, false), |l| (l.fingerprint, l.passing));
         if c.segments.table.add_live(at) {
-            if let Some(lease) = self.slab.remove(held.lease) {
-                self.index
-                    .set(lease.place, Slot::new(k.hash.tag(), Target::Record(at)));
-                self.refund(c, &lease);
+            if let Some(place) = self.close(c, held.lease) {
+                self.index.set(place, Slot::new(k.hash.tag(), Target::Record(at)));
             }
         } else {
             // The ttl was so short that the segment has died since the record was appended:

@@ -108,6 +108,9 @@ const SIZES: [u32; CLASSES] = {
 const _: () = assert!(SIZES[CLASSES - 1] as u64 * (SLOTS as u64) < 1 << 32);
 const _: () = assert!(SIZES[CLASSES - 1] > 1 << 21);
 
+/// Slots below which a table grows by doubling.
+const SMALL: u64 = 256;
+
 /// An array of buckets.
 pub(crate) struct Table {
     buckets: Box<[Bucket]>,
@@ -178,14 +181,6 @@ impl SharedTable {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Place(u32);
 
-/// What a probe meets.
-pub(crate) enum Met {
-    /// A slot with the tag looked for.
-    Candidate(Slot),
-    /// A slot a new key could take.
-    Vacant,
-}
-
 /// A borrowed table.
 #[derive(Clone, Copy)]
 pub(crate) struct Buckets<'t>(&'t [Bucket]);
@@ -195,29 +190,62 @@ impl Buckets<'_> {
         ((u64::from(tag) * self.0.len() as u64) >> TAG_BITS) as usize
     }
 
-    /// Walks the buckets where a key with this tag can be, until `visit` has an answer.
+    /// Shows `visit` every slot with this tag, until it has an answer.
     #[inline]
-    pub(crate) fn probe<R>(self, tag: u32, mut visit: impl FnMut(Place, Met) -> Option<R>) -> Option<R> {
+    pub(crate) fn probe<R>(self, tag: u32, visit: impl FnMut(Place, Slot) -> Option<R>) -> Option<R> {
+        self.walk::<false, R>(tag, &mut None, visit)
+    }
+
+    /// The same, noting the first place on the way that a new key could take.
+    #[inline]
+    pub(crate) fn probe_for_insert<R>(
+        self,
+        tag: u32,
+        vacant: &mut Option<Place>,
+        visit: impl FnMut(Place, Slot) -> Option<R>,
+    ) -> Option<R> {
+        self.walk::<true, R>(tag, vacant, visit)
+    }
+
+    #[inline]
+    fn walk<const INSERTING: bool, R>(
+        self,
+        tag: u32,
+        vacant: &mut Option<Place>,
+        mut visit: impl FnMut(Place, Slot) -> Option<R>,
+    ) -> Option<R> {
         let mut at = self.home(tag);
         for _ in 0..self.0.len() {
-            let mut has_empty = false;
-            for (i, slot) in self.0[at].0.iter().enumerate() {
+            let bucket = &self.0[at].0;
+            // First which slots matter, without a branch for each: rarely more than one does.
+            let (mut candidates, mut empties, mut tombs) = (0u32, 0u32, 0u32);
+            for (i, slot) in bucket.iter().enumerate() {
                 // Acquire: the record a slot leads to was written before the slot.
                 let slot = Slot(slot.load(Ordering::Acquire));
-                has_empty |= slot == Slot::EMPTY;
-                let met = if slot.is_vacant() {
-                    Met::Vacant
-                } else if slot.tag() == tag {
-                    Met::Candidate(slot)
-                } else {
-                    continue;
-                };
-                let answer = visit(Place((at * SLOTS + i) as u32), met);
-                if answer.is_some() {
-                    return answer;
+                candidates |= u32::from(slot.tag() == tag) << i;
+                empties |= u32::from(slot == Slot::EMPTY) << i;
+                if INSERTING {
+                    tombs |= u32::from(slot == Slot::TOMB) << i;
                 }
             }
-            if has_empty {
+            let place = |i: u32| Place((at * SLOTS) as u32 + i);
+            if INSERTING && vacant.is_none() && empties | tombs != 0 {
+                *vacant = Some(place((empties | tombs).trailing_zeros()));
+            }
+            while candidates != 0 {
+                let i = candidates.trailing_zeros();
+                candidates &= candidates - 1;
+                // Loaded again: it may have changed, and whatever it is now is as good. Vacant
+                // slots look like those of tag 0.
+                let slot = Slot(bucket[i as usize].load(Ordering::Acquire));
+                if slot.tag() == tag && !slot.is_vacant() {
+                    let answer = visit(place(i), slot);
+                    if answer.is_some() {
+                        return answer;
+                    }
+                }
+            }
+            if empties != 0 {
                 return None;
             }
             at += 1;
@@ -226,6 +254,18 @@ impl Buckets<'_> {
             }
         }
         None
+    }
+
+    /// The first empty slot where a key with this tag can be, in a table that has one.
+    fn first_empty(self, tag: u32) -> Place {
+        let mut at = self.home(tag);
+        loop {
+            let mut slots = self.0[at].0.iter();
+            if let Some(i) = slots.position(|s| s.load(Ordering::Relaxed) == Slot::EMPTY.0) {
+                return Place((at * SLOTS + i) as u32);
+            }
+            at = (at + 1) % self.0.len();
+        }
     }
 
     #[inline]
@@ -346,8 +386,10 @@ impl Index {
             .filter_map(|s| Slot(s.load(Ordering::Relaxed)).target())
             .filter(|t| keep(*t))
             .count() as u64;
-        // To at most 77 % of what the load allows: one size class of room.
-        let want = (kept + 1) * 256 * 13 / (u64::from(self.load) * 10);
+        // To at most 77 % of what the load allows, one size class of room; small tables double,
+        // for what they waste is little and they would be rebuilt often.
+        let room = if kept < SMALL { 20 } else { 13 };
+        let want = (kept + 1) * 256 * room / (u64::from(self.load) * 10);
         let class = SIZES.partition_point(|size| u64::from(*size) * (SLOTS as u64) < want);
         Rebuild(class.min(CLASSES - 1) as u8)
     }
@@ -374,13 +416,7 @@ impl Index {
                 dropped += 1;
                 continue;
             }
-            let vacant = table.view().probe(slot.tag(), |place, met| match met {
-                Met::Vacant => Some(place),
-                Met::Candidate(_) => None,
-            });
-            let Some(place) = vacant else {
-                unreachable!("the plan has room for every slot kept")
-            };
+            let place = table.view().first_empty(slot.tag());
             table.buckets[place.0 as usize / SLOTS].0[place.0 as usize % SLOTS]
                 .store(slot.0, Ordering::Relaxed);
             used += 1;
@@ -456,9 +492,8 @@ mod tests {
 
     /// Finds by tag and target, as a caller finds by tag and key.
     fn find(buckets: Buckets<'_>, tag: u32, wanted: Target) -> Option<Place> {
-        buckets.probe(tag, |place, met| match met {
-            Met::Candidate(slot) => (slot.target() == Some(wanted)).then_some(place),
-            Met::Vacant => None,
+        buckets.probe(tag, |place, slot| {
+            (slot.target() == Some(wanted)).then_some(place)
         })
     }
 
@@ -486,10 +521,10 @@ mod tests {
             if self.index.is_full() {
                 self.rebuild(|_| true);
             }
-            let vacant = self
-                .index
+            let mut vacant = None;
+            self.index
                 .buckets()
-                .probe(tag, |place, met| matches!(met, Met::Vacant).then_some(place));
+                .probe_for_insert(tag, &mut vacant, |_, _| None::<()>);
             self.index
                 .insert(vacant.expect("there is room"), Slot::new(tag, target));
         }

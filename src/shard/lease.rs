@@ -120,10 +120,12 @@ impl Slab {
         (self.entries.len() - 1) as u32
     }
 
-    pub(crate) fn remove(&mut self, index: u32) -> Option<Lease> {
-        let lease = self.entries.get_mut(index as usize)?.lease.take()?;
+    /// Frees an entry that is in use.
+    pub(crate) fn remove(&mut self, index: u32) {
+        let entry = &mut self.entries[index as usize];
+        debug_assert!(entry.lease.is_some());
+        entry.lease = None;
         self.free.push(index);
-        Some(lease)
     }
 
     #[inline]

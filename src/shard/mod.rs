@@ -31,7 +31,7 @@ use crate::status::Status;
 use crate::sync::{Arc, AtomicU64, Mutex, MutexGuard, Ordering};
 use crate::wheel::Wheel;
 use crossbeam_epoch::Guard;
-use index::{Buckets, Index, Met, Place, SharedTable, Table, Target};
+use index::{Buckets, Index, Place, SharedTable, Slot, Table, Target};
 use lease::{Lease, Slab};
 use scopes::Scopes;
 use state::{Phase, State};
@@ -242,10 +242,8 @@ impl Shard {
 
     /// Asks for the records a lookup of this key will read.
     pub(crate) fn prefetch_record(&self, k: Keyed<'_>, commons: &Commons, pin: &Guard) {
-        self.buckets(pin).probe(k.hash.tag(), |_, met| {
-            if let Met::Candidate(slot) = met
-                && let Some(Target::Record(at)) = slot.target()
-            {
+        self.buckets(pin).probe(k.hash.tag(), |_, slot| {
+            if let Some(Target::Record(at)) = slot.target() {
                 commons.segments.table.prefetch(at, pin);
             }
             None::<()>
@@ -256,9 +254,9 @@ impl Shard {
     #[inline]
     pub(crate) fn glimpse<'g>(&self, k: Keyed<'_>, commons: &Commons, pin: &'g Guard) -> Glimpse<'g> {
         let mut perhaps = false;
-        let record = self.buckets(pin).probe(k.hash.tag(), |_, met| {
-            let Met::Candidate(slot) = met else { return None };
-            match slot.target()? {
+        let record = self
+            .buckets(pin)
+            .probe(k.hash.tag(), |_, slot| match slot.target()? {
                 Target::Record(at) => match commons.segments.table.record(at, pin) {
                     Some(record) => record.is_for(k.key).then_some(record),
                     // Its segment went while we looked, or long ago. If the slot has been
@@ -272,8 +270,7 @@ impl Shard {
                     perhaps = true;
                     None
                 }
-            }
-        });
+            });
         match record {
             Some(record) => Glimpse::Record(record),
             None if perhaps => Glimpse::Perhaps,
@@ -305,24 +302,22 @@ impl Inner {
     /// Looks a key up under the lock.
     pub(crate) fn find<'g>(&self, k: Keyed<'_>, commons: &Commons, pin: &'g Guard) -> Found<'g> {
         let mut vacant = None;
-        let found = self.index.buckets().probe(k.hash.tag(), |place, met| {
-            let Met::Candidate(slot) = met else {
-                vacant.get_or_insert(place);
-                return None;
-            };
-            match slot.target()? {
-                Target::Record(at) => {
-                    let record = commons.segments.table.record(at, pin)?;
-                    record
-                        .is_for(k.key)
-                        .then_some(Found::Record { place, at, record })
-                }
-                Target::Lease(index) => {
-                    let lease = self.slab.get(index)?;
-                    (lease.key.as_checked() == k.key).then_some(Found::Lease { place, index })
-                }
+        let visit = |place, slot: Slot| match slot.target()? {
+            Target::Record(at) => {
+                let record = commons.segments.table.record(at, pin)?;
+                record
+                    .is_for(k.key)
+                    .then_some(Found::Record { place, at, record })
             }
-        });
+            Target::Lease(index) => {
+                let lease = self.slab.get(index)?;
+                (lease.key.as_checked() == k.key).then_some(Found::Lease { place, index })
+            }
+        };
+        let found = self
+            .index
+            .buckets()
+            .probe_for_insert(k.hash.tag(), &mut vacant, visit);
         found.unwrap_or(Found::Nothing { vacant })
     }
 

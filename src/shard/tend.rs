@@ -239,7 +239,9 @@ impl Locked<'_> {
     pub(super) fn rebuild(&mut self, c: &Commons, pin: &Guard) -> bool {
         // Read before the slots are: what a later round has retired may still be kept.
         let round = c.sweep.round();
-        let keep = |target| is_kept(c, target);
+        // Where nothing has been retired there is nothing to leave out, and nothing to look up.
+        let none_stale = c.sweep.stale() == 0;
+        let keep = |target| none_stale || is_kept(c, target);
         let plan = self.index.plan(keep);
         if !c.bytes.take_direct(plan.bytes()) {
             return false;

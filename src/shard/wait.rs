@@ -98,9 +98,11 @@ impl Waiter {
 pub(crate) struct Wakes(Vec<Arc<Waiter>>);
 
 impl Drop for Wakes {
+    #[inline]
     fn drop(&mut self) {
-        for waiter in self.0.drain(..) {
-            waiter.wake();
+        // Nearly always there is nobody to wake.
+        if !self.0.is_empty() {
+            self.0.iter().for_each(|waiter| waiter.wake());
         }
     }
 }

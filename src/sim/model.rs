@@ -221,6 +221,11 @@ pub enum Call {
         /// A ttl other than the store's.
         ttl: Option<Duration>,
     },
+    /// The first half of a `first_seen` that says `true`. To other threads it looks like a
+    /// claim that is completed at once: they may meet it in flight.
+    FirstSeenBegins,
+    /// The second half.
+    FirstSeenEnds,
     /// `Store::replay`.
     Replay {
         /// The request.
@@ -464,6 +469,8 @@ struct Unfinished {
     /// The holder let go: interrupted whatever the lease says.
     dropped: bool,
     checkpoint: Option<Bytes>,
+    /// Between the halves of a `first_seen`.
+    passing: bool,
     /// When it is forgotten: the store's ttl after the end of the lease.
     kept: Window,
 }
@@ -624,6 +631,8 @@ impl KeyModel {
                 Answer::Was(was)
             }
             Call::FirstSeen { ttl } => self.first_seen(at, *ttl),
+            Call::FirstSeenBegins => self.first_seen_begins(at),
+            Call::FirstSeenEnds => self.first_seen_ends(at),
             Call::Replay { fingerprint } => match &self.state {
                 State::Completed(done) if done.fingerprint != *fingerprint => Answer::OtherRequest,
                 _ => self.peek(at.now),
@@ -789,6 +798,22 @@ impl KeyModel {
 
     fn acquire(&mut self, at: &Moment<'_>, fingerprint: Fingerprint, lease: Duration) -> Answer {
         let generation = self.take_told(at.seen);
+        self.open(at, generation, fingerprint, lease);
+        Answer::Acquired {
+            generation: generation.least,
+            attempt: 0,
+            checkpoint: None,
+        }
+    }
+
+    /// The key is in flight for the first time.
+    fn open(
+        &mut self,
+        at: &Moment<'_>,
+        generation: Generation,
+        fingerprint: Fingerprint,
+        lease: Duration,
+    ) -> &mut Unfinished {
         let mut held = Unfinished {
             generation,
             fingerprint,
@@ -797,14 +822,14 @@ impl KeyModel {
             lease: Window::at(at.now),
             dropped: false,
             checkpoint: None,
+            passing: false,
             kept: Window::at(at.now),
         };
         held.hold(at, lease);
         self.state = State::Unfinished(held);
-        Answer::Acquired {
-            generation: generation.least,
-            attempt: 0,
-            checkpoint: None,
+        match &mut self.state {
+            State::Unfinished(held) => held,
+            _ => unreachable!("it was put there a line ago"),
         }
     }
 
@@ -815,6 +840,7 @@ impl KeyModel {
             return Answer::Unexpected("there is nothing to take over".into());
         };
         held.generation = generation;
+        held.passing = false;
         held.attempt += attempts;
         held.began = at.now;
         held.hold(at, lease);
@@ -957,6 +983,32 @@ impl KeyModel {
                 Answer::Was(true)
             }
         }
+    }
+
+    fn first_seen_begins(&mut self, at: &Moment<'_>) -> Answer {
+        if self.state != State::Absent {
+            return Answer::Was(false);
+        }
+        let generation = self.take_silently();
+        self.open(at, generation, Fingerprint::NONE, at.rules.lease)
+            .passing = true;
+        Answer::Was(true)
+    }
+
+    /// Whoever made the key absent or took it over in between has the last word.
+    fn first_seen_ends(&mut self, at: &Moment<'_>) -> Answer {
+        if let State::Unfinished(held) = &self.state
+            && held.passing
+        {
+            let generation = held.generation;
+            let nothing = Finding {
+                bytes: Bytes::from([]),
+                tag: 0,
+                ttl: None,
+            };
+            self.finish(at, generation, Fingerprint::NONE, &nothing);
+        }
+        Answer::Was(true)
     }
 
     /// Whether a deadline lies in its window, so that only the store knows the state.

@@ -674,7 +674,7 @@ impl Driver {
             Op::Maintain => self.maintain(),
             Op::Stats => self.stats(),
             Op::Advance { by } => self.advance(by),
-            Op::ToEdge { nth, off } => self.to_edge(nth, off),
+            Op::ToEdge { nth, off } => self.advance_to_edge(nth, off),
             Op::SetWall { off } => self.set_wall(off),
             Op::Refused { slot } => self.refused(slot),
         }
@@ -1297,7 +1297,7 @@ impl Driver {
         Ok(())
     }
 
-    fn to_edge(&mut self, nth: u8, off: i8) -> Verdict {
+    fn advance_to_edge(&mut self, nth: u8, off: i8) -> Verdict {
         let edges = self.model.edges();
         let Some(edge) = edges.get(usize::from(nth) % edges.len().max(1)) else {
             return Ok(());

@@ -4,6 +4,7 @@ mod contract;
 mod house;
 mod input;
 mod limits;
+mod linear;
 mod model;
 mod regressions;
 mod support;

@@ -1,6 +1,7 @@
 //! Bugs that were found, each as the shortest story that shows it.
 
-use onceonly::{Claim, ClaimOptions, Fingerprint, Key, ManualClock, Store};
+use onceonly::{Claim, ClaimOptions, Error, Fingerprint, Key, ManualClock, Status, Store};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 const ANY: Fingerprint = Fingerprint::NONE;
@@ -49,7 +50,7 @@ fn a_claim_resumed_beyond_the_limit_is_counted() -> onceonly::Result<()> {
     assert!(store.forget(b)?);
     let third = store.claim(c, ANY);
     assert!(
-        matches!(third, Err(onceonly::Error::AtCapacity { .. })),
+        matches!(third, Err(Error::AtCapacity { .. })),
         "a is held: {third:?}"
     );
     Ok(())
@@ -72,7 +73,7 @@ fn a_claim_resumed_beyond_the_limit_gives_back_only_its_own_room() -> onceonly::
     drop(left.resume()?);
     let third = store.claim(c, ANY);
     assert!(
-        matches!(third, Err(onceonly::Error::AtCapacity { .. })),
+        matches!(third, Err(Error::AtCapacity { .. })),
         "b is held: {third:?}"
     );
     Ok(())
@@ -131,6 +132,58 @@ fn an_expired_claim_makes_room_in_every_limit() -> onceonly::Result<()> {
         clock.advance(ms(200));
         let new = store.claim(Key::unscoped("new"), ANY);
         assert!(matches!(new, Ok(Claim::Acquired(_))), "round {round}: {new:?}");
+    }
+    Ok(())
+}
+
+/// Calls `first_seen` while another thread does its worst to the key, and gives what each
+/// refusal said.
+fn refusals_of_first_seen(worst: impl Fn(&Store, Key<'_>) + Sync) -> onceonly::Result<Vec<Error>> {
+    let store = Store::in_memory()?;
+    let key = Key::unscoped("contested");
+    let over = AtomicBool::new(false);
+    let mut refusals = Vec::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                worst(&store, key);
+            }
+        });
+        for _ in 0..200_000 {
+            refusals.extend(store.first_seen(key).err());
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    Ok(refusals)
+}
+
+/// `first_seen` saw a claim, let go of the lock, and looked again to say what the claim was
+/// like: by then the key could be absent, and the error contradicted itself.
+#[test]
+fn in_use_tells_of_the_claim_that_was_in_the_way() -> onceonly::Result<()> {
+    let worst = |store: &Store, key: Key<'_>| {
+        if let Ok(Claim::Acquired(guard)) = store.claim(key, ANY) {
+            let _ = guard.release();
+        }
+        let _ = store.forget(key);
+    };
+    for refusal in refusals_of_first_seen(worst)? {
+        if let Error::InUse { status } = refusal {
+            assert!(matches!(status, Status::InFlight { .. }), "in use, and {status}");
+        }
+    }
+    Ok(())
+}
+
+/// A key forgotten between the halves of `first_seen` (a claim, completed at once) made it
+/// fail with `LeaseLost`, an error of holders.
+#[test]
+fn first_seen_does_not_lose_a_lease() -> onceonly::Result<()> {
+    let worst = |store: &Store, key: Key<'_>| {
+        let _ = store.forget(key);
+    };
+    for refusal in refusals_of_first_seen(worst)? {
+        assert!(matches!(refusal, Error::InUse { .. }), "{refusal:?}");
     }
     Ok(())
 }
