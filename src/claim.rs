@@ -149,6 +149,7 @@ impl<'s> Claim<'s> {
                 decided: false,
             }),
             Verdict::Mismatch(mismatch) => Claim::Mismatch(mismatch),
+            Verdict::InUse(_) => unreachable!("only `first_seen` is told so, and it makes no Claim"),
         }
     }
 
@@ -343,7 +344,8 @@ impl<'s> ClaimGuard<'s> {
     pub fn detach(self) -> ClaimToken {
         self.ended.store(true, Ordering::Release);
         let store = self.subject.engine.store_id();
-        ClaimToken::new(store, self.held.generation, self.subject.key.clone())
+        let key = self.subject.key.clone();
+        ClaimToken::new(store, self.held.generation, self.subject.wish.fingerprint, key)
     }
 
     /// The same guard, borrowing nothing.

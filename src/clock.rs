@@ -206,6 +206,10 @@ impl From<Instant> for Deadline {
     }
 }
 
+/// Where store time stands still: some hundred million years on, and far enough from the end of
+/// the numbers that no sum of a tick and spans overflows.
+const END: u64 = 1 << 62;
+
 /// A moment of store time, in milliseconds.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub(crate) struct Tick(pub(crate) u64);
@@ -280,7 +284,8 @@ impl Timeline {
     #[inline]
     pub(crate) fn now(&self) -> Tick {
         let elapsed = self.clock.monotonic().saturating_sub(self.origin);
-        Tick(1 + elapsed.as_secs() * 1_000 + u64::from(elapsed.subsec_millis()))
+        let millis = elapsed.as_secs().min(END / 1_000) * 1_000 + u64::from(elapsed.subsec_millis());
+        Tick(1 + millis)
     }
 
     pub(crate) fn clock(&self) -> &dyn Clock {
@@ -303,6 +308,18 @@ mod tests {
         assert!(line.now() < end, "4.999 ms have passed of 5");
         clock.advance(Duration::from_micros(2_001));
         assert!(line.now() >= end, "two ticks later it has ended");
+    }
+
+    #[test]
+    fn at_the_end_of_time_it_stands_still() {
+        let clock = ManualClock::new();
+        let line = Timeline::new(Arc::new(clock.clone()));
+        clock.advance(Duration::MAX);
+        let end = line.now();
+        clock.advance(Duration::MAX);
+        assert_eq!(line.now(), end);
+        let spans = Span::checked("ttl", MAX_SPAN).unwrap();
+        assert!(end.after(spans).after(spans) > end);
     }
 
     #[test]

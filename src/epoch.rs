@@ -30,6 +30,7 @@ struct Local {
 thread_local! {
     static LOCALS: RefCell<Vec<Local>> = const { RefCell::new(Vec::new()) };
     static STRIPE: Cell<usize> = const { Cell::new(usize::MAX) };
+    static CALLS: Cell<u32> = const { Cell::new(0) };
 }
 
 impl Pins {
@@ -88,6 +89,17 @@ pub(crate) fn thread_stripe() -> usize {
             stripe.get()
         })
         .unwrap_or(0)
+}
+
+/// True on every `n`th call of this thread.
+#[inline]
+pub(crate) fn is_nth_call(n: u32) -> bool {
+    CALLS
+        .try_with(|calls| {
+            calls.set(calls.get().wrapping_add(1));
+            calls.get() % n == 0
+        })
+        .unwrap_or(true)
 }
 
 struct Waiting<T> {

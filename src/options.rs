@@ -59,7 +59,8 @@ impl CompleteOptions {
     }
 
     /// How long the outcome is replayed, counted from now. Above zero and at most a hundred
-    /// years; rounded up to a millisecond (to a second above 24 days).
+    /// years; rounded up to a millisecond. For ttls of more than 24 days, and for outcomes
+    /// stored when the byte budget is used up, to a second.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self

@@ -167,7 +167,7 @@ pub struct Stats {
     pub completed: u64,
     /// Times `first_seen` said `true`.
     pub first_seen: u64,
-    /// Claims given back by `release`.
+    /// Claims given back: by `release`, by an operator, or by a guard set to release on drop.
     pub released: u64,
     /// Outcomes given back: claims answered `Completed`, hits of `replay`, waiters served,
     /// `first_seen` saying `false`. What `resolve` hands out is no replay.

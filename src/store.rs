@@ -11,6 +11,7 @@ use crate::key::{Key, KeyBuf};
 use crate::options::{ClaimOptions, CompleteOptions, Resolution, ScanFilter};
 use crate::shard::Keyed;
 use crate::shard::change::{Attached, Wish};
+use crate::shard::state::Command;
 use crate::stats::Stats;
 use crate::status::Status;
 use crate::sync::Arc;
@@ -323,7 +324,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`Error::LeaseLost`] if it was attached before, or taken over, released or forgotten;
+    /// [`Error::LeaseLost`] if it was attached before, or taken over, released or forgotten, or if
+    /// the key has been completed since for another request;
     /// [`Error::InvalidInput`] for a token of another store. A finished claim is no error but
     /// [`Claim::Completed`].
     pub fn attach(&self, token: &ClaimToken) -> Result<Claim<'_>> {
@@ -335,7 +337,8 @@ impl Store {
             });
         }
         let k = engine.keyed(token.key())?;
-        match engine.attach(k, token.generation())? {
+        let command = Command::Attach(token.generation(), token.fingerprint());
+        match engine.attach(k, command)? {
             Attached::Claim(ticket, fingerprint) => {
                 let verdict = crate::shard::Verdict::Acquired(ticket);
                 Ok(Claim::new(
@@ -357,6 +360,7 @@ impl Store {
     /// # Errors
     ///
     /// [`Error::InUse`] for a key that is claimed and not completed; otherwise those of `claim`.
+    /// While it runs, a `claim` of the same key is told `InFlight`.
     pub fn first_seen<'k>(&self, key: impl Into<Key<'k>>) -> Result<bool> {
         let k = self.engine().keyed(key.into())?;
         self.engine().first_seen(k, None)

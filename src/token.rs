@@ -1,22 +1,23 @@
 //! A claim as a string or bytes, to hand it through a queue.
 //!
 //! ```text
-//!  0        1          9            17          18       20                     n-4     n
-//!  +--------+----------+------------+-----------+--------+----------------------+-------+
-//!  |version | store id | generation | scope len | id len | scope, id            | crc32 |
-//!  +--------+----------+------------+-----------+--------+----------------------+-------+
+//!  0        1          9            17            33          34       36            n-4     n
+//!  +--------+----------+------------+-------------+-----------+--------+-------------+-------+
+//!  |version | store id | generation | fingerprint | scope len | id len | scope, id   | crc32 |
+//!  +--------+----------+------------+-------------+-----------+--------+-------------+-------+
 //! ```
 //!
 //! Numbers are little-endian; the checksum covers everything before it. As a string: the bytes
 //! in lower-case hexadecimal.
 
 use crate::error::{Error, Result};
+use crate::fingerprint::Fingerprint;
 use crate::key::{CheckedKey, Key, KeyBuf};
 use std::fmt;
 use std::str::FromStr;
 
 const VERSION: u8 = 1;
-const HEAD: usize = 20;
+const HEAD: usize = 36;
 const CRC: usize = 4;
 
 /// A claim detached from its guard, to be taken up elsewhere with
@@ -48,16 +49,23 @@ const CRC: usize = 4;
 pub struct ClaimToken {
     store: u64,
     generation: u64,
+    fingerprint: Fingerprint,
     key: KeyBuf,
 }
 
 impl ClaimToken {
-    pub(crate) fn new(store: u64, generation: u64, key: KeyBuf) -> Self {
+    pub(crate) fn new(store: u64, generation: u64, fingerprint: Fingerprint, key: KeyBuf) -> Self {
         ClaimToken {
             store,
             generation,
+            fingerprint,
             key,
         }
+    }
+
+    /// The fingerprint the key was claimed with.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
     }
 
     /// The key claimed.
@@ -74,13 +82,14 @@ impl ClaimToken {
         self.store
     }
 
-    /// The token as bytes; some 24 more than the key.
+    /// The token as bytes; 40 more than the key.
     pub fn to_bytes(&self) -> Vec<u8> {
         let key = self.key.as_checked();
         let mut bytes = Vec::with_capacity(HEAD + key.len() + CRC);
         bytes.push(VERSION);
         bytes.extend(self.store.to_le_bytes());
         bytes.extend(self.generation.to_le_bytes());
+        bytes.extend(self.fingerprint.to_bytes());
         bytes.push(key.scope().len() as u8);
         bytes.extend((key.id().len() as u16).to_le_bytes());
         bytes.extend(key.scope());
@@ -106,13 +115,9 @@ impl ClaimToken {
         if head[0] != VERSION {
             return Err(invalid("it was made by a newer version"));
         }
-        let number = |at: usize| {
-            let mut bytes = [0; 8];
-            bytes.copy_from_slice(&head[at..at + 8]);
-            u64::from_le_bytes(bytes)
-        };
-        let scope_len = usize::from(head[17]);
-        let id_len = usize::from(u16::from_le_bytes([head[18], head[19]]));
+        let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| head[at + i]));
+        let scope_len = usize::from(head[33]);
+        let id_len = usize::from(u16::from_le_bytes([head[34], head[35]]));
         if key.len() != scope_len + id_len {
             return Err(damaged());
         }
@@ -121,6 +126,7 @@ impl ClaimToken {
         Ok(ClaimToken {
             store: number(1),
             generation: number(9),
+            fingerprint: Fingerprint::from_bytes(std::array::from_fn(|i| head[17 + i])),
             key: key.to_buf(),
         })
     }
@@ -162,12 +168,25 @@ mod tests {
 
     fn token(scope: &[u8], id: &[u8]) -> ClaimToken {
         let key = CheckedKey::from_parts(scope, id).unwrap();
-        ClaimToken::new(0x0123_4567_89ab_cdef, 42, key.to_buf())
+        ClaimToken::new(
+            0x0123_4567_89ab_cdef,
+            42,
+            Fingerprint::from_bytes([0xfe; 16]),
+            key.to_buf(),
+        )
     }
 
     #[test]
     fn golden_string() {
-        let golden = "01efcdab89674523012a000000000000000407006163".to_owned() + "6d656f726465722d31";
+        let golden = format!(
+            "01{}{}{}{}{}{}",
+            "efcdab8967452301", // store
+            "2a00000000000000", // generation
+            "fe".repeat(16),    // fingerprint
+            "04",               // length of the scope
+            "0700",             // length of the id
+            "61636d656f726465722d31",
+        );
         assert!(token(b"acme", b"order-1").to_string().starts_with(&golden));
     }
 
@@ -191,7 +210,7 @@ mod tests {
         }
 
         #[test]
-        fn one_flipped_bit_is_noticed(at in 0usize..31, bit in 0u8..8) {
+        fn one_flipped_bit_is_noticed(at in 0usize..51, bit in 0u8..8) {
             let mut bytes = token(b"acme", b"order-1").to_bytes();
             prop_assume!(at < bytes.len());
             bytes[at] ^= 1 << bit;

@@ -8,7 +8,7 @@ use crate::fingerprint::Fingerprint;
 use crate::segment::{Address, Completed, NoRoom};
 use crate::shard::change::{Attached, Held, Publish, Wish};
 use crate::shard::state::Command;
-use crate::shard::{Found, Keyed, Lost, Refused, Ticket};
+use crate::shard::{Found, Keyed, Lost, Refused, Ticket, Verdict};
 use crate::status::Status;
 use crate::sync::Arc;
 use crossbeam_epoch::Guard;
@@ -86,11 +86,11 @@ impl Engine {
         };
         let result = {
             let mut shard = self.shard(grip.k).lock();
-            let fresh = || Outcome::fresh(outcome.bytes, outcome.tag, generation, true);
-            shard.complete(c, grip.k, publish, fresh, now)
+            shard.complete(c, grip.k, publish, now)
         };
         self.tend_a_little(now, &pin);
-        Ok(result)
+        let fresh = || Outcome::fresh(outcome.bytes, outcome.tag, generation, true);
+        Ok(result.map(|served| served.send(fresh)))
     }
 
     fn append(&self, record: &Completed<'_>, grip: Grip<'_>, now: Tick, pin: &mut Guard) -> Result<Address> {
@@ -101,16 +101,28 @@ impl Engine {
                 self.search_room(Refused::Bytes, now, pin);
                 c.segments.append(record, &c.bytes)
             })
-            .or_else(|NoRoom| {
-                // Only who still holds the claim has room set aside.
-                let is_held = self.shard(grip.k).lock().held(grip.held).is_some();
-                if is_held && record.is_covered() {
-                    c.segments.append_somehow(record, &c.bytes)
-                } else {
-                    Err(NoRoom)
-                }
-            })
+            .or_else(|NoRoom| self.append_covered(record, grip))
             .map_err(|NoRoom| self.at_capacity(now))
+    }
+
+    /// Writes a record its claim has set room aside for.
+    #[cold]
+    fn append_covered(&self, record: &Completed<'_>, grip: Grip<'_>) -> Result<Address, NoRoom> {
+        /// Others that write at the same time are about to free more than they took.
+        const TRIES: usize = 1_000;
+        let c = &self.commons;
+        for _ in 0..TRIES {
+            // Only who still holds the claim has room set aside.
+            let is_held = self.shard(grip.k).lock().held(grip.held).is_some();
+            if !is_held || !record.is_covered() {
+                break;
+            }
+            if let Ok(at) = c.segments.append_somehow(record, &c.bytes) {
+                return Ok(at);
+            }
+            std::thread::yield_now();
+        }
+        Err(NoRoom)
     }
 
     /// Stores nothing: says whether the claim was completed with just this.
@@ -201,12 +213,12 @@ impl Engine {
     }
 
     /// Puts a detached claim into new hands.
-    pub(crate) fn attach(&self, k: Keyed<'_>, generation: u64) -> Result<Attached> {
+    pub(crate) fn attach(&self, k: Keyed<'_>, command: Command) -> Result<Attached> {
         let now = self.enter()?;
         let pin = self.commons.pins.pin();
         let attached = {
             let mut shard = self.shard(k).lock();
-            shard.attach(&self.commons, k, generation, self.lease, now, &pin)
+            shard.attach(&self.commons, k, command, self.lease, now, &pin)
         };
         self.settle_debt();
         Ok(attached)
@@ -214,7 +226,6 @@ impl Engine {
 
     /// True if the key was absent; then it is completed, without an outcome.
     pub(crate) fn first_seen(&self, k: Keyed<'_>, ttl: Option<Span>) -> Result<bool> {
-        use crate::shard::Verdict;
         let wish = Wish {
             fingerprint: Fingerprint::NONE,
             lease: self.lease,
@@ -222,42 +233,48 @@ impl Engine {
         };
         let mut verdict = self.claim(k, wish)?;
         // Another `first_seen` is just about to finish: its answer decides ours.
-        if let Verdict::InFlight(flight) = &verdict
-            && flight.passing
-        {
+        while let Verdict::InFlight(_) = verdict {
+            std::thread::yield_now();
             verdict = self.wait(k, wish, Tick::NEVER)?;
         }
         match verdict {
-            Verdict::Acquired(ticket) => {
-                let held = Held {
-                    lease: ticket.lease,
-                    generation: ticket.generation,
-                };
-                let grip = Grip {
-                    k,
-                    fingerprint: Fingerprint::NONE,
-                    held,
-                };
-                let stored = self.complete(
-                    grip,
-                    NewOutcome {
-                        bytes: &[],
-                        ttl,
-                        tag: 0,
-                    },
-                );
-                if stored.is_err() {
-                    self.guard_dropped(k, held, true);
-                }
-                stored.map(|()| true)
-            }
-            Verdict::Completed(_) | Verdict::Mismatch(_) => Ok(false),
-            Verdict::InFlight(_) | Verdict::Interrupted(_) => {
-                let status = self.status(k)?;
-                match status {
-                    Status::Completed { .. } => Ok(false),
-                    _ => Err(Error::InUse { status }),
-                }
+            Verdict::Acquired(ticket) => self.store_first(k, ticket, ttl),
+            Verdict::InUse(status) => Err(Error::InUse { status }),
+            // Completed, with whatever fingerprint.
+            _ => Ok(false),
+        }
+    }
+
+    /// The second half of `first_seen`: the key is claimed, and is completed at once.
+    fn store_first(&self, k: Keyed<'_>, ticket: Ticket, ttl: Option<Span>) -> Result<bool> {
+        let held = Held {
+            lease: ticket.lease,
+            generation: ticket.generation,
+        };
+        let grip = Grip {
+            k,
+            fingerprint: Fingerprint::NONE,
+            held,
+        };
+        let nothing = NewOutcome {
+            bytes: &[],
+            ttl,
+            tag: 0,
+        };
+        match self.complete(grip, nothing) {
+            Ok(()) => Ok(true),
+            // Within the lease nobody can have taken it over. Somebody has forgotten the key in
+            // between, or settled it: it was seen first.
+            Err(Error::LeaseLost { .. }) if self.now() < ticket.lease_end => Ok(true),
+            // This thread slept for longer than a lease, and others have gone on without it.
+            Err(Error::LeaseLost { current }) => match current {
+                Status::Absent => Ok(true),
+                Status::Completed { .. } => Ok(false),
+                status => Err(Error::InUse { status }),
+            },
+            Err(error) => {
+                self.guard_dropped(k, held, true);
+                Err(error)
             }
         }
     }

@@ -61,8 +61,6 @@ pub(crate) struct Engine {
     max_outcome: usize,
     store_id: u64,
     housekeeping: Mutex<tend::Housekeeping>,
-    /// The tick at which a call last asked for what waits for readers.
-    last_reap: AtomicU64,
     /// When a refused claim may look for expired keys again.
     next_search: AtomicU64,
 }
@@ -130,7 +128,6 @@ impl Engine {
             lease,
             max_outcome,
             housekeeping: Mutex::new(tend::Housekeeping::default()),
-            last_reap: AtomicU64::new(0),
             next_search: AtomicU64::new(0),
         }))
     }
@@ -371,7 +368,7 @@ impl Engine {
             keys_live: c.keys.taken().saturating_sub(idle[0]),
             keys_in_flight: flying,
             keys_interrupted: interrupted,
-            expired_unreclaimed: c.sweep.stale(),
+            expired_unreclaimed: c.sweep.all_stale(),
             waiters,
             bytes_reserved: c.bytes.taken().saturating_sub(idle[2]),
             bytes_used: used,

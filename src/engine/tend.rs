@@ -6,6 +6,7 @@
 
 use super::Engine;
 use crate::clock::Tick;
+use crate::epoch::is_nth_call;
 use crate::quota::Quota;
 use crate::segment::space::Doomed;
 use crate::shard::tend::Tended;
@@ -38,13 +39,18 @@ const TENDING: Effort = Effort {
     buckets: 512,
     worth: 1,
 };
-/// Replaced tables freed in one step: more than are replaced in a tick.
+/// A call in so many looks after what waits for readers, and frees at most so much of it: more
+/// than that many calls retire.
+const REAP_CALLS: u32 = 32;
+const REAPED_SEGMENTS: usize = 4;
 const REAPED_TABLES: usize = 16;
 /// Records unlinked in one step from a segment about to be retired.
 const WALK_RECORDS: usize = 256;
 /// How long one refused claim may search for expired keys, looked at after so many shards.
 const SEARCH_TIME: Duration = Duration::from_millis(2);
 const SEARCH_SHARDS: usize = 16;
+/// The longest time no other claim searches after it.
+const SEARCH_PAUSE: Duration = Duration::from_secs(1);
 /// Segments it may retire.
 const SEARCH_SEGMENTS: usize = 4;
 /// Pins after which something unlinked is free, if no reader holds it up.
@@ -65,16 +71,15 @@ pub(super) struct Housekeeping {
 }
 
 impl Engine {
-    /// What a call does for the store: at most one segment retired, one given back, some replaced
-    /// tables freed, and a few buckets swept.
+    /// What a call does for the store: at most one segment retired, and some memory given back
+    /// and some buckets swept.
     #[inline]
     pub(super) fn tend_a_little(&self, now: Tick, pin: &Guard) {
         let c = &self.commons;
         let is_due = c.segments.next_due() <= now.0 || c.sweep.is_running();
-        // What waits for readers is asked for once a tick: most of the time it still waits.
-        let waits = c.segments.pending_bytes() > 0 || c.tables.bytes() > 0;
-        if is_due || (waits && self.last_reap.load(Ordering::Relaxed) != now.0) {
-            self.last_reap.store(now.0, Ordering::Relaxed);
+        // What waits for readers is asked for now and then: most of the time it still waits.
+        let waits = || c.segments.pending_bytes() > 0 || c.tables.bytes() > 0;
+        if is_due || (is_nth_call(REAP_CALLS) && waits()) {
             self.tend_store(now, PASSING, pin);
         }
         if c.segments.wants_spare() {
@@ -92,11 +97,17 @@ impl Engine {
         let c = &self.commons;
         c.segments.seal_idle(now);
         let retired = self.retire_one(&mut keeping, now, pin);
-        let mut freed = c.segments.reap(now, &c.bytes);
+        let mut freed = false;
+        for _ in 0..REAPED_SEGMENTS {
+            freed |= c.segments.reap(now, &c.bytes);
+        }
         for _ in 0..REAPED_TABLES {
             freed |= self.reap_table();
         }
-        self.start_sweep(&mut keeping, effort.worth);
+        if !c.sweep.is_running() {
+            c.segments.sweep_done(pin);
+            self.start_sweep(&mut keeping, effort.worth);
+        }
         let swept = c.sweep.is_running();
         if swept {
             self.sweep_on(&mut keeping, effort.buckets, pin);
@@ -171,13 +182,9 @@ impl Engine {
         true
     }
 
-    /// Starts a round of sweeping if enough has become stale. The caller holds the lock of the
-    /// housekeeping, so nobody else does.
+    /// Starts a round of sweeping if enough has become stale; none is running.
     fn start_sweep(&self, keeping: &mut Housekeeping, worth: u64) {
         let c = &self.commons;
-        if c.sweep.is_running() {
-            return;
-        }
         let stale = c.sweep.stale();
         let many = stale >= worth && stale >= c.keys.taken() / SWEEP_SHARE;
         if many || c.segments.unswept_ids() >= SWEEP_IDS {
@@ -219,6 +226,9 @@ impl Engine {
         if let Some(quota) = quota {
             self.collect_credits(quota);
         }
+        if refused == Refused::Bytes {
+            self.give_back_all(now, pin);
+        }
         // Nothing expires within a tick; and in a flood of refused claims the search takes at
         // most an eighth of the time.
         let is_too_soon = || now.0 < self.next_search.load(Ordering::Relaxed);
@@ -235,9 +245,6 @@ impl Engine {
             self.retire_one(&mut keeping, now, pin);
         }
         self.give_back_all(now, pin);
-        for shard in self.shards.iter().filter(|s| s.is_due(now)) {
-            shard.lock().tick(c, now, VISIT_STEPS, pin);
-        }
         for n in 1..=self.shards.len() {
             keeping.search_at = (keeping.search_at + 1) % self.shards.len();
             self.shards[keeping.search_at].lock().expire(c, now, pin);
@@ -247,8 +254,16 @@ impl Engine {
             }
         }
         let cost = self.clock().monotonic().saturating_sub(began);
-        let pause = (8 * cost.as_millis() as u64).max(1);
-        self.next_search.store(now.0 + pause, Ordering::Relaxed);
+        let pause = cost
+            .saturating_mul(8)
+            .clamp(Duration::from_millis(1), SEARCH_PAUSE);
+        let next = now.0 + pause.as_millis() as u64;
+        self.next_search.store(next, Ordering::Relaxed);
+        // Wake-ups run code of the callers': no lock may be held by now.
+        drop(keeping);
+        for shard in self.shards.iter().filter(|s| s.is_due(now)) {
+            shard.lock().tick(c, now, VISIT_STEPS, pin);
+        }
     }
 
     /// Gives back all memory that no reader holds up: the caller's own pin moves on with the

@@ -10,7 +10,7 @@ use super::words::{Mapping, WORD};
 use crate::clock::{Span, Tick};
 use crate::sync::Arc;
 
-/// Heads a lane keeps. Beyond it a class shares the head of the next longer one.
+/// Heads a lane keeps. Beyond it a class shares the head of the next longer one that has room.
 const MAX_HEADS: usize = 16;
 /// The size of a class's first segment; each full one doubles the next, up to the store's
 /// segment size. A class that is rarely used stays small.
@@ -71,7 +71,16 @@ impl Open {
         Some(at)
     }
 
-    /// When the head has to be sealed, full or not.
+    /// Is it time to seal it, full or not?
+    pub(crate) fn is_over(&self, now: Tick) -> bool {
+        self.seal_at() <= now || self.latest <= now
+    }
+
+    /// Bytes written in it.
+    pub(crate) fn used_bytes(&self) -> u64 {
+        (self.cursor * WORD) as u64
+    }
+
     fn seal_at(&self) -> Tick {
         let open = Span::from_millis(self.time.ttl.millis() / 16).max(MIN_OPEN);
         self.time.base.after(open)
@@ -106,8 +115,7 @@ impl Lane {
         head.open.as_mut()?.put(record, table)
     }
 
-    /// Appends to any open head that has room, the least longer class first: for records that
-    /// must not be refused.
+    /// Appends to any open head that has room, the least longer class first.
     pub(crate) fn put_anywhere(&mut self, record: &Completed<'_>, table: &SegmentTable) -> Option<Address> {
         let class = Class::of(record.ttl);
         self.heads.sort_by_key(|h| (h.class < class, h.class));
@@ -154,11 +162,10 @@ impl Lane {
 
     /// Takes out a head whose time is over. Its class starts small again.
     pub(crate) fn take_idle(&mut self, now: Tick) -> Option<Open> {
-        let over = |open: &Open| open.seal_at() <= now || open.latest <= now;
         let at = self
             .heads
             .iter()
-            .position(|h| h.open.as_ref().is_some_and(over))?;
+            .position(|h| h.open.as_ref().is_some_and(|open| open.is_over(now)))?;
         self.heads.swap_remove(at).open
     }
 
@@ -171,7 +178,7 @@ impl Lane {
     /// Bytes written in the heads.
     pub(crate) fn used_bytes(&self) -> u64 {
         let open = self.heads.iter().filter_map(|h| h.open.as_ref());
-        open.map(|o| (o.cursor * WORD) as u64).sum()
+        open.map(Open::used_bytes).sum()
     }
 }
 

@@ -11,10 +11,11 @@
 //! without help, so only memory changes hands. Slots that still point there are cleared by the
 //! sweep (see `shard`).
 //!
-//! Room that must not fail: while *the reserve* is there, one more segment can always be
-//! opened. Only completions that a claim has set room aside for may use it. Until it is
-//! restored no new key is admitted and no other segment opened; each completion written there
-//! frees a little more than it takes, so by the time that segment is full the reserve is back.
+//! Room that must not fail: one segment's bytes are always set aside, *the reserve*. Only
+//! completions that a claim has set room aside for may use it, in a segment of their own that no
+//! lane writes to. Until the reserve is restored no new key is admitted, no other segment opened
+//! and no spare prepared; each completion written there frees a little more than it takes, so by
+//! the time that segment is full the reserve is back.
 
 use super::lane::{FIRST_BYTES, Lane, Open};
 use super::record::{Completed, TimeBase};
@@ -34,6 +35,8 @@ pub(crate) const MAX_SEGMENT_BYTES: usize = 4 << 20;
 pub(crate) const MIN_SEGMENT_BYTES: usize = 64 << 10;
 /// Mappings kept for the next segment instead of unmapped.
 const POOL: usize = 4;
+/// How often the reserve's segment is looked at while it is open.
+const RESERVE_PAUSE: Span = Span::from_millis(1_000);
 /// Mappings that nothing was opened from for this long are unmapped.
 const POOL_IDLE: Span = Span::from_millis(5_000);
 
@@ -89,8 +92,10 @@ pub(crate) struct Segments {
     space: Mutex<Space>,
     limbo: Limbo<Remains>,
     segment_bytes: usize,
-    /// One segment's bytes are set aside.
-    reserve: AtomicBool,
+    /// The segment opened from the reserve, if it is in use.
+    last_resort: Mutex<Option<Open>>,
+    /// One segment's bytes are set aside. Changed under the lock of `last_resort`.
+    set_aside: AtomicBool,
     /// Segments are being filled and a spare one is wanted.
     hungry: AtomicBool,
     /// No head has to be sealed before this.
@@ -128,7 +133,8 @@ impl Segments {
             }),
             limbo: Limbo::new(),
             segment_bytes,
-            reserve: AtomicBool::new(true),
+            last_resort: Mutex::new(None),
+            set_aside: AtomicBool::new(true),
             hungry: AtomicBool::new(false),
             next_idle: AtomicU64::new(u64::MAX),
             next_due: AtomicU64::new(u64::MAX),
@@ -184,59 +190,65 @@ impl Segments {
         at
     }
 
-    /// For a record its claim has set room aside for: any head of any lane, else the reserve.
+    /// For a record its claim has set room aside for, when there is no other place.
     ///
     /// # Errors
     ///
-    /// [`NoRoom`] never, while every claim keeps what it set aside.
+    /// [`NoRoom`] never while every claim keeps what it set aside, but for a moment when many
+    /// completions are written at once and none has freed its room yet: try again.
     #[cold]
     pub(crate) fn append_somehow(&self, record: &Completed<'_>, bytes: &Quota) -> Result<Address, NoRoom> {
-        // Two rounds: while one thread opens the reserve, another may have missed it.
-        for _ in 0..2 {
-            for lane in &self.lanes {
-                if let Some(at) = lane.lock().put_anywhere(record, &self.table) {
-                    return Ok(at);
-                }
-            }
-            self.restore_reserve(bytes);
-            let mut lane = self.lanes[0].lock();
-            if let Some(at) = lane.put_anywhere(record, &self.table) {
-                return Ok(at);
-            }
-            if self.reserve.swap(false, Ordering::Relaxed) {
-                // Counted in whole seconds, so that records of every ttl fit in.
-                let time = TimeBase::coarse(record.written, record.ttl);
-                bytes.tighten();
-                match self.open_counted(self.segment_bytes, time) {
-                    Some(open) => return self.put_first(&mut lane, open, record).ok_or(NoRoom),
-                    None => self.reserve.store(true, Ordering::Relaxed),
-                }
-            }
+        let mut last = self.last_resort.lock();
+        if let Some(at) = last.as_mut().and_then(|open| open.put(record, &self.table)) {
+            return Ok(at);
         }
-        Err(NoRoom)
+        self.set_aside_again(bytes);
+        if !self.set_aside.load(Ordering::Relaxed) {
+            return Err(NoRoom);
+        }
+        // Counted in whole seconds, so that records of every ttl fit in.
+        let time = TimeBase::coarse(record.written, record.ttl);
+        let mut open = self.open_counted(self.segment_bytes, time).ok_or(NoRoom)?;
+        self.set_aside.store(false, Ordering::Relaxed);
+        bytes.tighten();
+        let at = open.put(record, &self.table);
+        if let Some(full) = last.replace(open) {
+            self.seal(full);
+        }
+        at.ok_or(NoRoom)
     }
 
     /// Is the reserve there? If not, tries to take it from what has become free.
     #[inline]
     pub(crate) fn has_reserve(&self, bytes: &Quota) -> bool {
-        self.reserve.load(Ordering::Relaxed) || self.restore_reserve(bytes)
+        self.set_aside.load(Ordering::Relaxed) || self.restore_reserve(bytes)
     }
 
     #[cold]
     fn restore_reserve(&self, bytes: &Quota) -> bool {
-        let size = self.segment_bytes as u64;
-        if !self.reserve.load(Ordering::Relaxed) && bytes.take_direct(size) {
-            if self.reserve.swap(true, Ordering::Relaxed) {
-                bytes.give_direct(size);
-            }
-            return true;
+        let _last = self.last_resort.lock();
+        self.set_aside_again(bytes);
+        self.set_aside.load(Ordering::Relaxed)
+    }
+
+    /// Sets the reserve's bytes aside if there are as many. Under the lock of `last_resort`.
+    fn set_aside_again(&self, bytes: &Quota) {
+        if self.set_aside.load(Ordering::Relaxed) {
+            return;
         }
-        self.reserve.load(Ordering::Relaxed)
+        // A spare mapping is worth as much; its bytes stay taken.
+        let spare = self.space.lock().pool.pop().is_some();
+        let taken = spare || bytes.take_direct(self.segment_bytes as u64);
+        self.set_aside.store(taken, Ordering::Relaxed);
     }
 
     /// Opens a segment of `size` bytes if the budget has room for it.
     fn open(&self, size: usize, record: &Completed<'_>, bytes: &Quota) -> Option<Open> {
         let time = TimeBase::new(record.written, record.ttl);
+        // While the reserve is gone, what becomes free restores it and is used for nothing else.
+        if !self.has_reserve(bytes) {
+            return None;
+        }
         if size > FIRST_BYTES {
             self.note_growth(record.written);
         }
@@ -245,8 +257,7 @@ impl Segments {
         {
             return self.open_mapping(mapping, time);
         }
-        // While the reserve is gone, what becomes free restores it and is used for nothing else.
-        if !self.has_reserve(bytes) || !bytes.take_direct(size as u64) {
+        if !bytes.take_direct(size as u64) {
             return None;
         }
         let open = self.open_counted(size, time);
@@ -311,6 +322,7 @@ impl Segments {
         }
         // Reset first: a head opened from here on lowers it again.
         self.next_idle.store(u64::MAX, Ordering::Relaxed);
+        self.seal_last_resort(now);
         for lane in &self.lanes {
             let mut lane = lane.lock();
             while let Some(open) = lane.take_idle(now) {
@@ -320,6 +332,20 @@ impl Segments {
                 self.next_idle.fetch_min(idle.0, Ordering::Relaxed);
             }
         }
+    }
+
+    /// Seals the reserve's segment when its time is over and the reserve is back.
+    fn seal_last_resort(&self, now: Tick) {
+        let mut last = self.last_resort.lock();
+        let Some(open) = last.take_if(|open| open.is_over(now) && self.set_aside.load(Ordering::Relaxed))
+        else {
+            if last.is_some() {
+                self.next_idle
+                    .fetch_min(now.after(RESERVE_PAUSE).0, Ordering::Relaxed);
+            }
+            return;
+        };
+        self.seal(open);
     }
 
     /// Takes one segment that is due: its latest deadline has passed.
@@ -406,7 +432,7 @@ impl Segments {
             let space = self.space.lock();
             space.pool.is_empty() && space.is_growing(now)
         };
-        if !wanted || !bytes.take_direct(self.segment_bytes as u64) {
+        if !wanted || !self.has_reserve(bytes) || !bytes.take_direct(self.segment_bytes as u64) {
             return;
         }
         match Mapping::anonymous(self.segment_bytes) {
@@ -455,7 +481,10 @@ impl Segments {
 
     /// (segments, bytes written in them).
     pub(crate) fn used(&self) -> (u64, u64) {
-        let heads: u64 = self.lanes.iter().map(|l| l.lock().used_bytes()).sum();
+        let mut heads: u64 = self.lanes.iter().map(|l| l.lock().used_bytes()).sum();
+        if let Some(open) = &*self.last_resort.lock() {
+            heads += open.used_bytes();
+        }
         let space = self.space.lock();
         let issued = u64::from(space.next_id);
         let idle = space.free_ids.len() + space.unswept.len() + space.sweeping.len();
@@ -642,13 +671,15 @@ mod tests {
             let ttl = [1, 60_000, 40 * 86_400_000][i % 3];
             f.segments.append_somehow(&record(1, ttl, b""), &f.bytes)
         };
-        let used_up = (0..5_000).position(|i| {
-            put(i).unwrap();
-            !f.segments.has_reserve(&f.bytes)
-        });
-        assert!(used_up.is_some(), "the heads are full and the reserve is in use");
+        put(0).unwrap();
+        assert!(!f.segments.has_reserve(&f.bytes), "in use");
+        assert!(f.append(1, 60_000, &[1; 1_000]).is_err(), "not for everyone");
+        f.segments.seal_idle(Tick(1 << 40));
         let room = MIN_SEGMENT_BYTES / 64;
-        assert!((0..room).all(|i| put(i).is_ok()), "it holds records of every ttl");
+        assert!(
+            (0..room).all(|i| put(i).is_ok()),
+            "neither filled by others nor closed for age"
+        );
         f.bytes.give_direct(70 << 10);
         assert!(f.segments.has_reserve(&f.bytes));
     }

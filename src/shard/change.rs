@@ -4,7 +4,7 @@
 use super::index::{Place, Slot, Target};
 use super::lease::Lease;
 use super::state::{Command, Decision, Phase, decide};
-use super::wait::{Mail, Waiter};
+use super::wait::{Mail, Served, Waiter};
 use super::{Commons, Flight, Found, Inner, Keyed, Locked, Lost, Question, Refused, Ticket, Verdict};
 use crate::answer::Outcome;
 use crate::clock::{Span, Tick};
@@ -81,7 +81,14 @@ impl Locked<'_> {
         };
         Ok(match decide(&found.state(self), command, now) {
             Decision::Acquire => {
-                let ticket = self.acquire(c, k, wish, found, now, pin)?;
+                let ticket = match self.acquire(c, k, wish, found, now, pin) {
+                    Ok(ticket) => ticket,
+                    Err(refused) => {
+                        // What had expired there is gone all the same.
+                        self.nudge(c, k, now);
+                        return Err(refused);
+                    }
+                };
                 self.tally.acquired += u64::from(!wish.passing);
                 Verdict::Acquired(ticket)
             }
@@ -94,6 +101,11 @@ impl Locked<'_> {
                 self.tally.interrupted += 1;
                 self.unfinished(&found, now)
             }
+            Decision::InUse => match self.unfinished(&found, now) {
+                // Another `first_seen`, about to finish: worth waiting for.
+                Verdict::InFlight(flight) if flight.passing => Verdict::InFlight(flight),
+                _ => Verdict::InUse(self.status(&found, now)),
+            },
             _ => {
                 self.tally.in_flight += 1;
                 self.unfinished(&found, now)
@@ -206,6 +218,7 @@ impl Locked<'_> {
         Ok(Ticket {
             lease: index,
             generation,
+            lease_end,
             attempt: 0,
             checkpoint: None,
         })
@@ -226,15 +239,15 @@ impl Locked<'_> {
             c.keys.give(1, &mut inner.keys);
             return Err(Refused::Flights);
         }
-        let refused = match inner.take_bytes(c, bytes) {
-            false => Some(Refused::Bytes),
-            true => match &c.scopes {
-                Some(scopes) if !scopes.take(k.key.scope(), &c.bytes) => {
-                    c.bytes.give(bytes, &mut inner.bytes);
-                    Some(Refused::Scope)
-                }
-                _ => None,
-            },
+        let refused = if !inner.take_bytes(c, bytes) {
+            Some(Refused::Bytes)
+        } else {
+            let taken = c.scopes.as_ref().map(|s| s.take(k.key.scope(), &c.bytes));
+            let refused = taken.and_then(Result::err);
+            if refused.is_some() {
+                c.bytes.give(bytes, &mut inner.bytes);
+            }
+            refused
         };
         if let Some(refused) = refused {
             c.keys.give(1, &mut inner.keys);
@@ -315,16 +328,15 @@ impl Locked<'_> {
         self.next_generation()
     }
 
-    /// Publishes an appended record, if the publisher still may. `outcome` is made only if
-    /// somebody waits for it.
+    /// Publishes an appended record, if the publisher still may. Returns those who waited for
+    /// it: they have left the queue, and are sent the outcome once the shard is unlocked.
     pub(crate) fn complete(
         &mut self,
         c: &Commons,
         k: Keyed<'_>,
         publish: Publish,
-        outcome: impl FnOnce() -> Outcome,
         now: Tick,
-    ) -> Result<(), Lost> {
+    ) -> Result<Served, Lost> {
         let Publish { held, command, at } = publish;
         let decision = self.decide_held(held, command, now);
         if !matches!(decision, Decision::Finish | Decision::Succeed) {
@@ -347,12 +359,13 @@ impl Locked<'_> {
         } else {
             self.tally.completed += 1;
         }
-        if !self.queues.is_empty() {
-            let Locked { inner, wakes, .. } = self;
-            let left = inner.queues.finish(k.hash, k.key, fingerprint, outcome, wakes);
-            c.bytes.give(left * Waiter::BYTES, &mut inner.bytes);
+        if self.queues.is_empty() {
+            return Ok(Served::default());
         }
-        Ok(())
+        let Locked { inner, wakes, .. } = self;
+        let served = inner.queues.finish(k.hash, k.key, fingerprint, wakes);
+        c.bytes.give(served.len() * Waiter::BYTES, &mut inner.bytes);
+        Ok(served)
     }
 
     /// Counts what a fenced caller wished.
@@ -462,6 +475,10 @@ impl Locked<'_> {
         if !std::mem::replace(&mut entry.counted, true) {
             c.flights.force(1, &mut inner.flights);
         }
+        let (key, hash, lease_end) = (&entry.key, entry.hash, entry.lease_end);
+        inner
+            .queues
+            .retime(hash, key.as_checked(), lease_end, &mut self.wakes);
         self.arm(index, now);
     }
 
@@ -497,25 +514,34 @@ impl Locked<'_> {
             return Err(Lost);
         }
         self.tally.takeovers += 1;
-        let ticket = self.succeed(seen.lease, 1, now);
-        self.extend(c, seen.lease, lease, now);
         self.queues.settle(k.hash, k.key);
-        ticket
+        self.succeed(c, seen.lease, 1, lease, now)
     }
 
-    /// Gives an unfinished claim a new generation.
-    fn succeed(&mut self, index: u32, attempts: u32, now: Tick) -> Result<Ticket, Lost> {
+    /// Gives an unfinished claim a new generation and a new lease.
+    fn succeed(
+        &mut self,
+        c: &Commons,
+        index: u32,
+        attempts: u32,
+        span: Span,
+        now: Tick,
+    ) -> Result<Ticket, Lost> {
         let generation = self.next_generation();
         let lease = self.slab.get_mut(index).ok_or(Lost)?;
         lease.generation = generation;
         lease.started = now;
+        lease.passing = false;
         lease.attempt = lease.attempt.saturating_add(attempts);
-        Ok(Ticket {
+        let ticket = Ticket {
             lease: index,
             generation,
+            lease_end: now.after(span),
             attempt: lease.attempt,
             checkpoint: lease.checkpoint.clone(),
-        })
+        };
+        self.extend(c, index, span, now);
+        Ok(ticket)
     }
 
     /// Gives up a question undecided: the next waiter is asked.
@@ -533,13 +559,13 @@ impl Locked<'_> {
         &mut self,
         c: &Commons,
         k: Keyed<'_>,
-        generation: u64,
+        command: Command,
         lease: Span,
         now: Tick,
         pin: &Guard,
     ) -> Attached {
         let found = self.find(k, c, pin);
-        match decide(&found.state(self), Command::Attach(generation), now) {
+        match decide(&found.state(self), command, now) {
             Decision::Replay => match self.replay(c, &found, now) {
                 Verdict::Completed(outcome) => Attached::Completed(outcome),
                 _ => Attached::Lost(self.status(&found, now)),
@@ -549,15 +575,14 @@ impl Locked<'_> {
                     return Attached::Lost(Status::Absent);
                 };
                 let fingerprint = old.fingerprint;
-                let ticket = self.succeed(index, 0, now);
-                self.extend(c, index, lease, now);
                 self.queues.settle(k.hash, k.key);
+                let ticket = self.succeed(c, index, 0, lease, now);
                 ticket.map_or(Attached::Lost(Status::Absent), |t| {
                     Attached::Claim(t, fingerprint)
                 })
             }
             _ => {
-                self.lost(Command::Attach(generation));
+                self.lost(command);
                 Attached::Lost(self.status(&found, now))
             }
         }
@@ -620,19 +645,24 @@ impl Locked<'_> {
                 _ => None,
             };
             if let Some(until) = until {
-                self.queues.looked(k.hash, k.key, waiter);
+                self.queues.looked(k.hash, k.key, waiter, until);
                 return Ok(Look::Wait(until));
             }
         }
         let mut verdict = self.claim(c, k, wish, now, pin)?;
-        if let Verdict::Interrupted(question) = &mut verdict
-            && let Some(lease) = self.slab.get_mut(question.lease)
-        {
-            lease.asked = true;
-            question.exclusive = true;
-            self.queues.settle(k.hash, k.key);
-        }
         self.leave(c, k, waiter);
+        match &mut verdict {
+            // A `first_seen` only wants to know; the question goes to the next who waits.
+            Verdict::InUse(_) => self.nudge(c, k, now),
+            Verdict::Interrupted(question) => {
+                question.exclusive = true;
+                if let Some(lease) = self.slab.get_mut(question.lease) {
+                    lease.asked = true;
+                }
+                self.queues.settle(k.hash, k.key);
+            }
+            _ => {}
+        }
         Ok(Look::Answer(verdict))
     }
 

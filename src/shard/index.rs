@@ -113,7 +113,8 @@ const SMALL: u64 = 256;
 
 /// An array of buckets.
 pub(crate) struct Table {
-    buckets: Box<[Bucket]>,
+    /// A vector, not a box: readers keep a pointer into it while it moves.
+    buckets: Vec<Bucket>,
     class: u8,
 }
 
@@ -168,8 +169,8 @@ impl SharedTable {
         let tagged = self.0.load(Ordering::Acquire);
         let len = SIZES[tagged.addr() & CLASS_MASK] as usize;
         let base = tagged.map_addr(|addr| addr & !CLASS_MASK);
-        // SAFETY: pointer and class were stored together from one `Table`, whose box has
-        // exactly `SIZES[class]` buckets. It is alive while `_pin` is: the newest table belongs
+        // SAFETY: pointer and class were stored together from one `Table`, whose vector
+        // has exactly `SIZES[class]` buckets. It is alive while `_pin` is: the newest table belongs
         // to the `Index` that stands beside this in the shard and goes with it, and the only
         // way to replace one, `Index::rebuild`, puts the old table into the limbo under the
         // store's own epoch, where it waits for every guard pinned before.
@@ -396,7 +397,7 @@ impl Index {
 
     /// Builds the new table, shows it and puts the old one into the limbo, for readers may still
     /// see it. `moved` is told the new place of every lease; slots `keep` does not want are left
-    /// out, and counted.
+    /// out.
     pub(crate) fn rebuild(
         &mut self,
         plan: Rebuild,
@@ -405,15 +406,13 @@ impl Index {
         pin: &Guard,
         keep: impl Fn(Target) -> bool,
         mut moved: impl FnMut(u32, Place),
-    ) -> u32 {
+    ) {
         let table = Table::new(plan.0);
-        let mut dropped = 0;
         let mut used = 0;
         for old in self.table.buckets.iter().flat_map(|b| &b.0) {
             let slot = Slot(old.load(Ordering::Relaxed));
             let Some(target) = slot.target() else { continue };
             if !keep(target) {
-                dropped += 1;
                 continue;
             }
             let place = table.view().first_empty(slot.tag());
@@ -431,38 +430,32 @@ impl Index {
         let old = std::mem::replace(&mut self.table, table);
         let bytes = old.bytes();
         limbo.put(pin, old, bytes);
-        dropped
     }
 
     /// Looks at the slots of up to `buckets` buckets from where the last sweep stopped and
-    /// removes those that are not worth keeping. Returns how many, and whether the end of the
-    /// table was reached.
-    pub(crate) fn sweep(&mut self, buckets: u32, mut keep: impl FnMut(Target) -> bool) -> (u32, bool) {
+    /// removes those that are not worth keeping. True at the end of the table.
+    pub(crate) fn sweep(&mut self, buckets: u32, mut keep: impl FnMut(Target) -> bool) -> bool {
         let len = self.table.buckets.len() as u32;
         let end = self.sweep_at.saturating_add(buckets).min(len);
-        let removed = self.retain_in(self.sweep_at..end, &mut keep);
-        let ended = end == len;
-        self.sweep_at = if ended { 0 } else { end };
-        (removed, ended)
+        self.retain_in(self.sweep_at..end, &mut keep);
+        self.sweep_at = if end == len { 0 } else { end };
+        end == len
     }
 
-    /// Removes every slot that is not worth keeping; returns how many.
-    pub(crate) fn retain(&mut self, mut keep: impl FnMut(Target) -> bool) -> u32 {
-        self.retain_in(0..self.table.buckets.len() as u32, &mut keep)
+    /// Removes every slot that is not worth keeping.
+    pub(crate) fn retain(&mut self, mut keep: impl FnMut(Target) -> bool) {
+        self.retain_in(0..self.table.buckets.len() as u32, &mut keep);
     }
 
-    fn retain_in(&mut self, buckets: std::ops::Range<u32>, keep: &mut impl FnMut(Target) -> bool) -> u32 {
-        let mut removed = 0;
+    fn retain_in(&mut self, buckets: std::ops::Range<u32>, keep: &mut impl FnMut(Target) -> bool) {
         for place in buckets.start * SLOTS as u32..buckets.end * SLOTS as u32 {
             let place = Place(place);
             if let Some(target) = self.load_slot(place).target()
                 && !keep(target)
             {
                 self.remove(place);
-                removed += 1;
             }
         }
-        removed
     }
 
     /// Starts the next sweep at the first bucket.

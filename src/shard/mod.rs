@@ -115,6 +115,7 @@ impl DerefMut for Locked<'_> {
 pub(crate) struct Ticket {
     pub(crate) lease: u32,
     pub(crate) generation: u64,
+    pub(crate) lease_end: Tick,
     pub(crate) attempt: u32,
     pub(crate) checkpoint: Option<Arc<[u8]>>,
 }
@@ -146,6 +147,8 @@ pub(crate) enum Verdict {
     InFlight(Flight),
     Interrupted(Question),
     Mismatch(Mismatch),
+    /// Said to `first_seen` alone: the key is claimed and not completed.
+    InUse(Status),
 }
 
 /// No room: which limit said so.

@@ -1,5 +1,6 @@
 //! Keys counted by scope, for `max_keys_per_scope`.
 
+use super::Refused;
 use crate::quota::Quota;
 use crate::sync::Mutex;
 use std::collections::HashMap;
@@ -34,19 +35,21 @@ impl Scopes {
         (scope.len() + 64) as u64
     }
 
-    /// Counts a key; false if the scope or the byte budget has no room.
-    pub(crate) fn take(&self, scope: &[u8], bytes: &Quota) -> bool {
+    /// Counts a key, unless the scope or the byte budget has no room.
+    pub(crate) fn take(&self, scope: &[u8], bytes: &Quota) -> Result<(), Refused> {
         let mut part = self.part(scope).lock();
         if let Some(count) = part.get_mut(scope) {
-            let room = *count < self.limit;
-            *count += u64::from(room);
-            return room;
+            if *count >= self.limit {
+                return Err(Refused::Scope);
+            }
+            *count += 1;
+            return Ok(());
         }
         if !bytes.take_direct(Self::bytes(scope)) {
-            return false;
+            return Err(Refused::Bytes);
         }
         part.insert(scope.into(), 1);
-        true
+        Ok(())
     }
 
     /// Uncounts a key.

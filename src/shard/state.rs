@@ -91,8 +91,9 @@ pub(crate) enum Command {
     GuardDropped(u64),
     /// By someone who was told `Interrupted`: resume, resolve or release.
     TakeOver(u64),
-    /// By a token: the claim goes on under a new generation.
-    Attach(u64),
+    /// By a token: the claim goes on under a new generation. The fingerprint makes sure that a
+    /// key completed since for another request is not taken for this one.
+    Attach(u64, Fingerprint),
     /// By an operator who saw that generation.
     Settle(u64),
     Forget,
@@ -165,8 +166,8 @@ pub(crate) fn decide(state: &State, command: Command, now: Tick) -> Decision {
             Phase::Interrupted { generation, .. } if generation == seen => D::Succeed,
             _ => D::Lost,
         },
-        Command::Attach(mine) => match phase {
-            Phase::Completed { .. } => D::Replay,
+        Command::Attach(mine, theirs) => match phase {
+            Phase::Completed { .. } if state.fingerprint() == Some(theirs) => D::Replay,
             _ => if_held(phase, mine, D::Succeed),
         },
         Command::Settle(seen) => if_held(phase, seen, D::Succeed),
@@ -232,7 +233,7 @@ mod tests {
                 C::Renew(G),
                 C::GuardDropped(G),
                 C::TakeOver(G),
-                C::Attach(G),
+                C::Attach(G, MINE),
                 C::Settle(G),
                 C::Forget,
                 C::FirstSeen,
@@ -265,6 +266,7 @@ mod tests {
                     C::Checkpoint(g),
                     C::Renew(g),
                     C::TakeOver(g),
+                    C::Attach(g, OTHER),
                     C::Settle(g),
                 ] {
                     assert_eq!(

@@ -16,14 +16,17 @@ use crossbeam_epoch::Guard;
 /// How long a nudged waiter may take to look before another one is nudged as well.
 pub(crate) const PATIENCE: Span = Span::from_millis(10);
 
-/// Rounds in which all shards clear slots whose segment is gone. A shard takes part when it is
-/// used or tended; ids retired before a round began are free after it.
+/// Rounds in which all shards clear slots whose segment is gone. A shard takes part when its
+/// turn comes or its index is rebuilt; ids retired before a round began are free after it.
+///
+/// Rounds are started, and their ids freed, by whoever holds the housekeeping's lock.
 pub(crate) struct Sweep {
     round: AtomicU64,
     /// Shards that have not finished this round.
     left: AtomicU64,
-    /// Slots whose segment is gone.
+    /// Slots that have become stale since the round began, and those it was begun for.
     stale: AtomicU64,
+    in_round: AtomicU64,
 }
 
 impl Sweep {
@@ -32,6 +35,7 @@ impl Sweep {
             round: AtomicU64::new(0),
             left: AtomicU64::new(0),
             stale: AtomicU64::new(0),
+            in_round: AtomicU64::new(0),
         }
     }
 
@@ -39,8 +43,11 @@ impl Sweep {
         self.left.load(Ordering::Acquire) > 0
     }
 
-    /// Starts a round. The caller makes sure that none is running and that it is alone.
+    /// Starts a round; none is running.
     pub(crate) fn start(&self, shards: usize) {
+        // Whatever is stale now is gone at the end of the round, however often it was counted.
+        let stale = self.stale.swap(0, Ordering::Relaxed);
+        self.in_round.store(stale, Ordering::Relaxed);
         self.left.store(shards as u64, Ordering::Relaxed);
         // Release: a shard that sees the round sees the segments retired before it.
         self.round.fetch_add(1, Ordering::Release);
@@ -50,22 +57,29 @@ impl Sweep {
         self.round.load(Ordering::Acquire)
     }
 
-    /// A shard has finished; true if it was the last.
-    fn finish_one(&self) -> bool {
-        self.left.fetch_sub(1, Ordering::AcqRel) == 1
+    /// A shard has finished.
+    fn finish_one(&self) {
+        // Release: who sees the round ended sees all slots cleared.
+        self.left.fetch_sub(1, Ordering::AcqRel);
     }
 
     pub(crate) fn add_stale(&self, slots: u64) {
         self.stale.fetch_add(slots, Ordering::Relaxed);
     }
 
-    fn sub_stale(&self, slots: u64) {
-        let sub = |stale: u64| Some(stale.saturating_sub(slots));
-        let _ = self.stale.fetch_update(Ordering::Relaxed, Ordering::Relaxed, sub);
-    }
-
+    /// Slots that became stale and wait for a round to begin.
     pub(crate) fn stale(&self) -> u64 {
         self.stale.load(Ordering::Relaxed)
+    }
+
+    /// About how many slots are stale, those of the round under way among them.
+    pub(crate) fn all_stale(&self) -> u64 {
+        let in_round = if self.is_running() {
+            self.in_round.load(Ordering::Relaxed)
+        } else {
+            0
+        };
+        self.stale() + in_round
     }
 }
 
@@ -215,23 +229,19 @@ impl Locked<'_> {
             self.index.rewind_sweep();
         }
         let inner = &mut *self.inner;
-        let (removed, ended) = inner.index.sweep(buckets, |target| is_kept(c, target));
-        c.sweep.sub_stale(u64::from(removed));
-        if !ended {
+        if !inner.index.sweep(buckets, |target| is_kept(c, target)) {
             return Tended::More;
         }
-        self.finish_round(c, round, pin);
+        self.finish_round(c, round);
         self.shrink(c, pin);
         self.return_credits(c);
         Tended::Done
     }
 
-    fn finish_round(&mut self, c: &Commons, round: u64, pin: &Guard) {
+    fn finish_round(&mut self, c: &Commons, round: u64) {
         self.swept_round = round;
         self.sweeping_round = round;
-        if c.sweep.finish_one() {
-            c.segments.sweep_done(pin);
-        }
+        c.sweep.finish_one();
     }
 
     /// Builds a table of the right size without the stale slots. False if the budget has no
@@ -240,7 +250,7 @@ impl Locked<'_> {
         // Read before the slots are: what a later round has retired may still be kept.
         let round = c.sweep.round();
         // Where nothing has been retired there is nothing to leave out, and nothing to look up.
-        let none_stale = c.sweep.stale() == 0;
+        let none_stale = c.sweep.all_stale() == 0;
         let keep = |target| none_stale || is_kept(c, target);
         let plan = self.index.plan(keep);
         if !c.bytes.take_direct(plan.bytes()) {
@@ -248,17 +258,16 @@ impl Locked<'_> {
         }
         let inner = &mut *self.inner;
         let slab = &mut inner.slab;
-        let dropped = inner
+        inner
             .index
             .rebuild(plan, &self.shard.table, &c.tables, pin, keep, |lease, place| {
                 if let Some(lease) = slab.get_mut(lease) {
                     lease.place = place;
                 }
             });
-        c.sweep.sub_stale(u64::from(dropped));
         inner.tally.rebuilds += 1;
         if self.swept_round != round {
-            self.finish_round(c, round, pin);
+            self.finish_round(c, round);
         }
         true
     }
@@ -268,7 +277,7 @@ impl Locked<'_> {
     pub(crate) fn expire(&mut self, c: &Commons, now: Tick, pin: &Guard) {
         let mut freed = Vec::new();
         let inner = &mut *self.inner;
-        let removed = inner.index.retain(|target| match target {
+        inner.index.retain(|target| match target {
             Target::Lease(_) => true,
             Target::Record(at) if !c.segments.table.may_hold_expired(at, now) => true,
             Target::Record(at) => match c.segments.table.record(at, pin) {
@@ -279,7 +288,6 @@ impl Locked<'_> {
                 _ => true,
             },
         });
-        debug_assert_eq!(removed as usize, freed.len());
         for at in freed {
             let record = c.segments.table.record(at, pin);
             let Some(key) = record.and_then(|r| r.key()) else {
@@ -309,7 +317,9 @@ impl Locked<'_> {
         if slab > 0 {
             c.bytes.give_direct(slab);
             inner.wheel = None;
-            self.shard.due.store(u64::MAX, Ordering::Relaxed);
+            if !inner.queues.has_nudges() {
+                self.shard.due.store(u64::MAX, Ordering::Relaxed);
+            }
         }
     }
 

@@ -82,14 +82,34 @@ impl Waiter {
         }
     }
 
-    /// Says whom to wake. True if a message is there already.
-    pub(crate) fn set_waker(&self, waker: &Waker) -> bool {
-        let mut inner = self.inner.lock();
-        match &mut inner.waker {
-            Some(known) => known.clone_from(waker),
-            none => *none = Some(waker.clone()),
+    /// Says whom to wake.
+    pub(crate) fn set_waker(&self, waker: &Waker) {
+        // A waker's clone and drop are code of the caller's: neither runs under the lock.
+        let new = Some(waker.clone());
+        let old = std::mem::replace(&mut self.inner.lock().waker, new);
+        drop(old);
+    }
+}
+
+/// Those an outcome has been stored for, out of the queue already.
+#[derive(Default)]
+pub(crate) struct Served(Vec<Arc<Waiter>>);
+
+impl Served {
+    pub(crate) fn len(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    /// Sends everyone the outcome, which is made if there is anyone. Outside the shard's lock.
+    pub(crate) fn send(self, outcome: impl FnOnce() -> Outcome) {
+        if self.0.is_empty() {
+            return;
         }
-        !matches!(inner.mail, Mail::Nothing)
+        let outcome = outcome();
+        for waiter in self.0 {
+            waiter.send(Mail::Outcome(outcome.clone()));
+            waiter.wake();
+        }
     }
 }
 
@@ -120,6 +140,8 @@ struct Queue {
     places: VecDeque<Place>,
     /// When the last nudge was given; if nothing came of it, another waiter gets one.
     nudged_at: Tick,
+    /// The latest tick at which any of them looks again by itself.
+    latest: Tick,
 }
 
 /// The queues of one shard. There are few at any time, so they are a plain list.
@@ -163,6 +185,7 @@ impl Queues {
                     key: key.to_buf(),
                     places: VecDeque::new(),
                     nudged_at: Tick::NEVER,
+                    latest: Tick(0),
                 });
                 self.queues.len() - 1
             }
@@ -193,10 +216,12 @@ impl Queues {
         true
     }
 
-    /// Notes that a nudged waiter has looked and waits on.
-    pub(crate) fn looked(&mut self, hash: KeyHash, key: CheckedKey<'_>, waiter: &Arc<Waiter>) {
+    /// Notes that a waiter has looked and waits on, until that tick unless it is nudged.
+    pub(crate) fn looked(&mut self, hash: KeyHash, key: CheckedKey<'_>, waiter: &Arc<Waiter>, until: Tick) {
         if let Some(at) = self.position(hash, key) {
-            let mut places = self.queues[at].places.iter_mut();
+            let queue = &mut self.queues[at];
+            queue.latest = queue.latest.max(until);
+            let mut places = queue.places.iter_mut();
             if let Some(place) = places.find(|p| Arc::ptr_eq(&p.waiter, waiter)) {
                 place.nudged = false;
             }
@@ -240,34 +265,41 @@ impl Queues {
         }
     }
 
-    /// Sends the outcome to everyone whose fingerprint it answers, and a nudge to the others;
-    /// `outcome` is made only if somebody waits. Returns how many left the queue.
+    /// Takes out everyone whose fingerprint an outcome answers, and nudges the others.
     pub(crate) fn finish(
         &mut self,
         hash: KeyHash,
         key: CheckedKey<'_>,
         fingerprint: Fingerprint,
-        outcome: impl FnOnce() -> Outcome,
         wakes: &mut Wakes,
-    ) -> u64 {
+    ) -> Served {
+        let mut served = Served::default();
         let Some(at) = self.position(hash, key) else {
-            return 0;
+            return served;
         };
-        let outcome = outcome();
         let places = &mut self.queues[at].places;
-        let before = places.len();
         places.retain_mut(|place| {
-            if place.waiter.fingerprint == fingerprint {
-                place.waiter.send(Mail::Outcome(outcome.clone()));
-                wakes.0.push(place.waiter.clone());
-                return false;
+            let answers = place.waiter.fingerprint == fingerprint;
+            if answers {
+                served.0.push(place.waiter.clone());
+            } else {
+                place.nudge(wakes);
             }
-            place.nudge(wakes);
-            true
+            !answers
         });
-        let left = before - places.len();
         self.drop_if_empty(at);
-        left as u64
+        served
+    }
+
+    /// The lease ends at this tick: if some sleep for longer, everyone is nudged to look again.
+    pub(crate) fn retime(&mut self, hash: KeyHash, key: CheckedKey<'_>, until: Tick, wakes: &mut Wakes) {
+        if let Some(at) = self.position(hash, key)
+            && until < self.queues[at].latest
+        {
+            let queue = &mut self.queues[at];
+            queue.latest = until;
+            queue.places.iter_mut().for_each(|place| place.nudge(wakes));
+        }
     }
 
     /// Nudges everyone: time has jumped, or the store closes.
@@ -302,6 +334,8 @@ impl Queues {
 impl Queue {
     fn nudge_one(&mut self, now: Tick, wakes: &mut Wakes) -> bool {
         let Some(place) = self.places.iter_mut().find(|p| !p.nudged) else {
+            // Everyone has been told; whoever leaves or looks takes it from there.
+            self.nudged_at = Tick::NEVER;
             return false;
         };
         place.nudge(wakes);

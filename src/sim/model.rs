@@ -176,6 +176,8 @@ pub enum Call {
     Attach {
         /// The token's.
         generation: u64,
+        /// The token's.
+        fingerprint: Fingerprint,
     },
     /// `Interrupted::resume`.
     Resume {
@@ -596,7 +598,10 @@ impl KeyModel {
             Call::Checkpoint { generation, note } => self.checkpoint(at, *generation, note),
             Call::Renew { generation, lease } => self.renew(at, *generation, *lease),
             Call::Drop { generation, release } => self.drop_guard(*generation, *release),
-            Call::Attach { generation } => self.attach(at, *generation),
+            Call::Attach {
+                generation,
+                fingerprint,
+            } => self.attach(at, *generation, *fingerprint),
             Call::Resume {
                 generation,
                 fingerprint,
@@ -946,12 +951,12 @@ impl KeyModel {
         Answer::Done
     }
 
-    fn attach(&mut self, at: &Moment<'_>, generation: u64) -> Answer {
+    fn attach(&mut self, at: &Moment<'_>, generation: u64, fingerprint: Fingerprint) -> Answer {
         if self.unfinished_at(generation).is_some() {
             return self.take_over(at, at.rules.lease, 0);
         }
         match &self.state {
-            State::Completed(_) => self.replayed(at.now),
+            State::Completed(done) if done.fingerprint == fingerprint => self.replayed(at.now),
             _ => self.lost(at.now),
         }
     }

@@ -1010,14 +1010,18 @@ impl Driver {
         };
         let read =
             ClaimToken::from_bytes(&token.to_bytes()).map_err(|error| differ("a token", "itself", &error))?;
-        let (key, generation) = (token.key().to_owned(), token.generation());
+        let key = token.key().to_owned();
+        let call = Call::Attach {
+            generation: token.generation(),
+            fingerprint: token.fingerprint(),
+        };
         let claim = self.store.attach(&read).map(Claim::into_owned);
         let claimed = Claimed {
             key: key.as_key(),
             fingerprint: Fingerprint::NONE,
             lease: self.model.rules().lease,
         };
-        self.take(claimed, &Call::Attach { generation }, claim, slot)
+        self.take(claimed, &call, claim, slot)
     }
 
     fn resume(&mut self, question: u8, slot: u8) -> Verdict {

@@ -330,3 +330,97 @@ fn a_stalled_reader_is_counted_and_never_overtaken() {
     }
     assert_eq!(store.stats().bytes_epoch_pending, 0);
 }
+
+/// The reserve's segment was closed for its age, and ordinary outcomes were written to it: then
+/// claims that had room set aside could not be completed.
+#[test]
+fn the_reserve_serves_every_claim_however_long_it_takes() {
+    let clock = ManualClock::new();
+    let store = builder(&clock)
+        .ttl(Duration::from_secs(86_400))
+        .shards(1)
+        .max_bytes(2 << 20)
+        .in_memory()
+        .unwrap();
+    let held: Vec<_> = (0..300)
+        .map(|i| acquire(&store, Key::new("held", &id(i))))
+        .collect();
+    let mut size = 30_000;
+    for i in 0.. {
+        let guard = match store.claim(Key::new("fill", &id(i)), Fingerprint::NONE) {
+            Ok(Claim::Acquired(guard)) => guard,
+            _ => break,
+        };
+        while size > 0 && guard.complete(&vec![7; size]).is_err() {
+            size /= 2;
+        }
+    }
+    for (i, guard) in held.iter().enumerate() {
+        match i % 4 {
+            // Whatever has room may use it, but not the room of others.
+            0 => drop(guard.complete(&vec![1; 8_000])),
+            1 => clock.advance(Duration::from_secs(600)),
+            _ => {}
+        }
+        guard
+            .complete(b"")
+            .or_else(|error| match error {
+                Error::LeaseLost { .. } if i % 4 == 0 => Ok(()),
+                error => Err(error),
+            })
+            .unwrap();
+    }
+}
+
+/// Keys that expire while others take their places, from several threads: when all is quiet
+/// nothing is left over, and the housekeeping comes to an end.
+#[test]
+fn churn_leaves_nothing_behind() {
+    let clock = ManualClock::new();
+    let store = builder(&clock).shards(1).max_bytes(64 << 20).in_memory().unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..3_u64 {
+            let (store, clock) = (&store, &clock);
+            scope.spawn(move || {
+                for i in 0..30_000_u64 {
+                    let id = (if i % 2 == 0 { i % 8 } else { i * 4 + thread }).to_le_bytes();
+                    let ttl = Duration::from_millis(1 + i % 3);
+                    store.first_seen_for(Key::unscoped(&id), ttl).unwrap();
+                    if i % 50 == 0 {
+                        clock.advance(Duration::from_millis(700));
+                    }
+                }
+            });
+        }
+    });
+    clock.advance(Duration::from_secs(60));
+    while store.maintain(Duration::from_secs(1)).unwrap() {}
+    clock.advance(Duration::from_secs(60));
+    while store.maintain(Duration::from_secs(1)).unwrap() {}
+    let stats = store.stats();
+    assert_eq!(
+        (stats.keys_live, stats.expired_unreclaimed, stats.segments),
+        (0, 0, 0),
+        "{stats}"
+    );
+}
+
+#[test]
+fn a_clock_at_the_end_of_time_is_no_reason_to_panic() {
+    for jump in [
+        Duration::MAX,
+        Duration::from_millis(u64::MAX - 5),
+        Duration::from_secs(1 << 52),
+    ] {
+        let clock = ManualClock::new();
+        let store = builder(&clock).in_memory().unwrap();
+        assert!(store.first_seen(Key::unscoped("before")).unwrap());
+        clock.advance(jump);
+        assert!(store.first_seen(Key::unscoped("before")).unwrap());
+        let forty_days = Duration::from_secs(40 * 86_400);
+        assert!(store.first_seen_for(Key::unscoped("after"), forty_days).unwrap());
+        assert!(!store.first_seen(Key::unscoped("after")).unwrap());
+        let _guard = acquire(&store, key());
+        while store.maintain(Duration::from_secs(1)).unwrap() {}
+    }
+}

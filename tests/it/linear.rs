@@ -262,7 +262,6 @@ impl<'s> Scribe<'s> {
 }
 
 /// What a thread has in its hands.
-#[derive(Default)]
 struct Hands<'s> {
     guard: Option<(ClaimGuard<'s>, bool)>,
     question: Option<Interrupted<'s>>,
@@ -394,6 +393,7 @@ fn without_claim<'s>(
         (0..4, Some(token)) => {
             let call = Call::Attach {
                 generation: token.generation(),
+                fingerprint: token.fingerprint(),
             };
             let claim = scribe.call(call, |store| store.attach(token), answer_to_claim);
             hands.take(claim.ok());
@@ -561,11 +561,11 @@ fn work(
 ) -> Vec<Vec<Event>> {
     let each = |(round, token): (usize, &Option<ClaimToken>)| {
         let mut scribe = Scribe::new(store, counter, 100_000);
-        let mut hands = Hands::default();
-        hands.guard = guards
-            .get_mut(round)
-            .and_then(Option::take)
-            .map(|guard| (guard, false));
+        let given = guards.get_mut(round).and_then(Option::take);
+        let mut hands = Hands {
+            guard: given.map(|guard| (guard, false)),
+            question: None,
+        };
         let name = id(round);
         let steps = 2 + lots.below(4);
         gate.pass(round);
@@ -787,7 +787,10 @@ fn the_checker_rejects_planted_faults() {
             .then(claim(), acquired(1, 0))
             .then(complete(1, b"x"), Answer::Done)
     };
-    let attach = Call::Attach { generation: 1 };
+    let attach = Call::Attach {
+        generation: 1,
+        fingerprint: Fingerprint::NONE,
+    };
     let other = Call::Claim {
         fingerprint: print(true),
         lease: LEASE,

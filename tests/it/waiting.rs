@@ -399,3 +399,137 @@ fn racing_first_seen_calls_agree_on_one() {
         assert_eq!(firsts, 1);
     }
 }
+
+/// Those who waited while another was asked slept until the claim would be forgotten, and did
+/// not notice that it had been resumed for a lease.
+#[test]
+fn who_waits_is_timed_by_the_lease_in_force() {
+    let (store, clock) = store();
+    let guard = acquire(&store, key());
+    let (mut first, woken) = watch(&store);
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| {
+            store
+                .claim_wait(key(), Fingerprint::NONE, Deadline::NEVER)
+                .map(|claim| matches!(claim, Claim::Interrupted(_)))
+        });
+        until("both wait", || store.stats().waiters == 2);
+        drop(guard);
+        let question = match poll(&mut first, &woken) {
+            Poll::Ready(Ok(Claim::Interrupted(left))) => left,
+            // The thread was quicker to look; then it is asked, and this test has no case.
+            _ => return assert!(waiter.join().unwrap().unwrap()),
+        };
+        let Claim::Acquired(second) = question.resume().unwrap() else {
+            panic!()
+        };
+        second.renew(Duration::from_secs(1)).unwrap();
+        clock.advance(Duration::from_secs(1) + TICKS);
+        assert!(waiter.join().unwrap().unwrap());
+    });
+}
+
+/// Sixteen keys whose only waiter had been woken and did not look kept the seventeenth from
+/// its second try.
+#[test]
+fn sleepers_of_other_keys_hold_nobody_up() {
+    let clock = ManualClock::new();
+    let builder = Store::builder().clock(clock.clone()).helper_thread(false);
+    let store = builder.shards(1).in_memory().unwrap();
+    let ids: Vec<String> = (0..40).map(|i| format!("key-{i}")).collect();
+    let counter = Arc::new(Counter::default());
+    let mut watches = Vec::new();
+    let guards: Vec<_> = ids.iter().map(|id| acquire(&store, Key::unscoped(id))).collect();
+    for (i, id) in ids.iter().enumerate() {
+        for nth in 0..if i == 39 { 2 } else { 1 } {
+            let Claim::InFlight(other) = claim(&store, Key::unscoped(id)) else {
+                panic!()
+            };
+            let mut watch = other.watch();
+            let waker = if nth == 1 {
+                Waker::from(counter.clone())
+            } else {
+                Waker::noop().clone()
+            };
+            assert!(
+                Pin::new(&mut watch)
+                    .poll(&mut Context::from_waker(&waker))
+                    .is_pending()
+            );
+            watches.push(watch);
+        }
+    }
+    for guard in guards {
+        guard.release().unwrap();
+    }
+    for _ in 0..10 {
+        clock.advance(Duration::from_millis(20));
+        store.maintain(Duration::from_secs(1)).unwrap();
+    }
+    assert!(counter.count() > 0);
+}
+
+/// A waker was replaced under the waiter's lock, and its drop is the caller's code: here it
+/// ends a claim that the same waiter waits for.
+#[test]
+fn a_waker_may_do_anything_when_it_is_dropped() {
+    struct Holds(#[expect(dead_code, reason = "its drop is what matters")] ClaimGuard<'static>);
+    impl Wake for Holds {
+        fn wake(self: Arc<Self>) {}
+    }
+    let (store, _) = store();
+    let guard = acquire(&store, key()).into_owned();
+    let Claim::InFlight(other) = claim(&store, key()) else {
+        panic!()
+    };
+    let mut watch = other.watch();
+    let waker = Waker::from(Arc::new(Holds(guard)));
+    assert!(
+        Pin::new(&mut watch)
+            .poll(&mut Context::from_waker(&waker))
+            .is_pending()
+    );
+    drop(waker);
+    let counter = Arc::new(Counter::default());
+    let polled = poll(&mut watch, &counter);
+    assert!(polled.is_pending() || polled.is_ready());
+    assert!(matches!(store.status(key()).unwrap(), Status::Interrupted { .. }));
+}
+
+/// A refused claim searched for room with a lock held while it woke waiters; a waker that runs
+/// its task at once met the same lock.
+#[test]
+fn a_waker_may_call_the_store() {
+    struct Inline(Store, AtomicUsize);
+    impl Wake for Inline {
+        fn wake(self: Arc<Self>) {
+            self.1.fetch_add(1, Ordering::SeqCst);
+            let _ = self.0.first_seen(Key::unscoped("by the waker"));
+        }
+    }
+    let clock = ManualClock::new();
+    let builder = Store::builder()
+        .clock(clock.clone())
+        .helper_thread(false)
+        .lease(LEASE);
+    let store = builder.max_keys(2).in_memory().unwrap();
+    let _guard = acquire(&store, key());
+    store.first_seen(Key::unscoped("other")).unwrap();
+    let Claim::InFlight(other) = claim(&store, key()) else {
+        panic!()
+    };
+    let mut watch = other.watch();
+    let inline = Arc::new(Inline(store.clone(), AtomicUsize::new(0)));
+    let waker = Waker::from(inline.clone());
+    assert!(
+        Pin::new(&mut watch)
+            .poll(&mut Context::from_waker(&waker))
+            .is_pending()
+    );
+    clock.advance(LEASE + TICKS);
+    assert!(matches!(
+        store.first_seen(Key::unscoped("new")),
+        Err(Error::AtCapacity { .. })
+    ));
+    assert!(inline.1.load(Ordering::SeqCst) > 0);
+}
