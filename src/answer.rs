@@ -12,6 +12,17 @@ use std::time::Duration;
 /// The bytes stored by `complete`, with what is known about them.
 ///
 /// A cheap handle on shared bytes: cloning copies no payload. Dereferences to the bytes.
+///
+/// # Examples
+///
+/// ```
+/// use onceonly::{Fingerprint, Key, Store};
+/// let store = Store::in_memory()?;
+/// let outcome = store.run(Key::unscoped("job"), Fingerprint::NONE, |_| Ok::<_, ()>("42")).expect("it works");
+/// assert_eq!(&*outcome, b"42");
+/// assert_eq!((outcome.tag(), outcome.replayed()), (0, false));
+/// # Ok::<(), onceonly::Error>(())
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Outcome {
     bytes: Arc<[u8]>,
@@ -101,6 +112,17 @@ impl fmt::Debug for Outcome {
 }
 
 /// A stored outcome where it lies, lent to a closure.
+///
+/// # Examples
+///
+/// ```
+/// use onceonly::{Key, Store};
+/// let store = Store::in_memory()?;
+/// store.first_seen(Key::unscoped("m-1"))?;
+/// let seen = store.peek(Key::unscoped("m-1"), |stored| (stored.bytes().len(), stored.tag()))?;
+/// assert_eq!(seen, Some((0, 0)));
+/// # Ok::<(), onceonly::Error>(())
+/// ```
 #[derive(Clone, Copy)]
 pub struct Stored<'a> {
     bytes: &'a [u8],
@@ -166,6 +188,20 @@ pub(crate) fn record_status(record: &Record<'_>, now: Tick) -> Status {
 /// The key is known with another fingerprint: the request differs from the first one.
 ///
 /// Says what the stored claim looks like, never its payload.
+///
+/// # Examples
+///
+/// ```
+/// use onceonly::{Claim, Fingerprint, Key, Store};
+/// let store = Store::in_memory()?;
+/// let (first, other) = (Fingerprint::from_bytes([1; 16]), Fingerprint::from_bytes([2; 16]));
+/// let _guard = store.claim(Key::unscoped("order-1"), first)?;
+/// if let Claim::Mismatch(mismatch) = store.claim(Key::unscoped("order-1"), other)? {
+///     assert_eq!(mismatch.fingerprint(), first);
+///     println!("422: {mismatch}"); // the key is in use for another request, which is in flight ...
+/// }
+/// # Ok::<(), onceonly::Error>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Mismatch {
     pub(crate) fingerprint: Fingerprint,

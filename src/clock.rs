@@ -18,6 +18,27 @@ use std::time::{Duration, Instant, SystemTime};
 /// `monotonic` never goes backwards and may be called from any thread, several times per
 /// operation; keep it cheap. If time can move by other means than passing (a test that jumps),
 /// tell every listener after each move, or waits last until their next look at the clock.
+///
+/// # Examples
+///
+/// ```
+/// use onceonly::{Clock, Store};
+/// use std::time::{Duration, Instant, SystemTime};
+///
+/// /// Time at double speed, to see what a day looks like in half of one.
+/// struct Hurried(Instant);
+///
+/// impl Clock for Hurried {
+///     fn monotonic(&self) -> Duration {
+///         self.0.elapsed() * 2
+///     }
+///     fn wall(&self) -> SystemTime {
+///         SystemTime::now()
+///     }
+/// }
+/// let store = Store::builder().clock(Hurried(Instant::now())).in_memory()?;
+/// # Ok::<(), onceonly::Error>(())
+/// ```
 pub trait Clock: Send + Sync + 'static {
     /// Time since some fixed moment; never goes backwards.
     fn monotonic(&self) -> Duration;

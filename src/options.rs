@@ -80,6 +80,21 @@ impl CompleteOptions {
 }
 
 /// How an operator settles a claim with [`Store::resolve`](crate::Store::resolve).
+///
+/// # Examples
+///
+/// ```
+/// use onceonly::{CompleteOptions, Fingerprint, Key, Resolution, Store};
+/// let store = Store::in_memory()?;
+/// let key = Key::new("acme", "order-1");
+/// drop(store.claim(key, Fingerprint::NONE)?); // a handler that crashed
+/// if let Some(generation) = store.status(key)?.generation() {
+///     // The ledger says that it was charged.
+///     store.resolve(key, generation, Resolution::Complete(b"charged", CompleteOptions::new()))?;
+/// }
+/// assert_eq!(store.peek(key, |stored| stored.bytes() == b"charged")?, Some(true));
+/// # Ok::<(), onceonly::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub enum Resolution<'a> {
     /// The effect happened: this is its outcome.
@@ -89,6 +104,17 @@ pub enum Resolution<'a> {
 }
 
 /// A state without its details, to filter a scan by.
+///
+/// # Examples
+///
+/// ```
+/// use onceonly::{Fingerprint, Key, ScanFilter, StateKind, Store};
+/// let store = Store::in_memory()?;
+/// let _guard = store.claim(Key::unscoped("job"), Fingerprint::NONE)?;
+/// let running = store.scan(ScanFilter::new().state(StateKind::InFlight))?;
+/// assert_eq!(running.count(), 1);
+/// # Ok::<(), onceonly::Error>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 #[non_exhaustive]
 pub enum StateKind {

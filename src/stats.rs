@@ -158,6 +158,18 @@ impl ReplayAges {
 ///
 /// Taking it locks one shard after another, some 50 to 100 µs in all; counters are always on.
 /// The numbers are each exact, but not of one common instant while others work.
+///
+/// # Examples
+///
+/// ```
+/// use onceonly::{Key, Store};
+/// let store = Store::in_memory()?;
+/// store.first_seen(Key::unscoped("m-1"))?;
+/// let stats = store.stats();
+/// assert_eq!((stats.first_seen, stats.keys_live), (1, 1));
+/// println!("{stats}");
+/// # Ok::<(), onceonly::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Stats {

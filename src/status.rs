@@ -4,6 +4,19 @@ use std::fmt;
 use std::time::Duration;
 
 /// Why a claim was interrupted: what is known of its holder.
+///
+/// # Examples
+///
+/// ```
+/// use onceonly::{Cause, Claim, Fingerprint, Key, Store};
+/// let store = Store::in_memory()?;
+/// let key = Key::unscoped("job");
+/// drop(store.claim(key, Fingerprint::NONE)?);
+/// if let Claim::Interrupted(left) = store.claim(key, Fingerprint::NONE)? {
+///     assert_eq!(left.cause(), Cause::Dropped);
+/// }
+/// # Ok::<(), onceonly::Error>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 #[non_exhaustive]
 pub enum Cause {
@@ -18,6 +31,20 @@ pub enum Cause {
 }
 
 /// What a key is, as [`Store::status`](crate::Store::status) and errors tell it.
+///
+/// # Examples
+///
+/// ```
+/// use onceonly::{Key, Status, Store};
+/// let store = Store::in_memory()?;
+/// let key = Key::unscoped("m-1");
+/// assert_eq!(store.status(key)?, Status::Absent);
+/// store.first_seen(key)?;
+/// let status = store.status(key)?;
+/// assert!(matches!(status, Status::Completed { len: 0, .. }));
+/// println!("{status}"); // completed at generation 1 0ns ago (0 bytes, kept for 86400.001s more)
+/// # Ok::<(), onceonly::Error>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Status {

@@ -163,6 +163,24 @@ impl Store {
     /// # Errors
     ///
     /// As `claim`. Reaching the deadline is no error: the answer is then what `claim` says.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use onceonly::{Claim, Fingerprint, Key, Store};
+    /// let store = Store::in_memory()?;
+    /// let key = Key::unscoped("job");
+    /// let Claim::Acquired(guard) = store.claim(key, Fingerprint::NONE)? else { unreachable!() };
+    /// std::thread::scope(|scope| {
+    ///     let waiter = scope.spawn(|| store.claim_wait(key, Fingerprint::NONE, Duration::from_secs(5)));
+    ///     guard.complete(b"42")?;
+    ///     let answer = waiter.join().expect("it waits and returns")?;
+    ///     assert!(matches!(answer, Claim::Completed(outcome) if &*outcome == b"42"));
+    ///     Ok::<(), onceonly::Error>(())
+    /// })?;
+    /// # Ok::<(), onceonly::Error>(())
+    /// ```
     pub fn claim_wait<'k>(
         &self,
         key: impl Into<Key<'k>>,
@@ -196,6 +214,29 @@ impl Store {
     ///
     /// Those of single items are in `out`; the call itself fails with [`Error::Closed`] or
     /// [`Error::Forked`] before any.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use onceonly::{Claim, CompleteOptions, Fingerprint, Key, Store};
+    /// let store = Store::in_memory()?;
+    /// let ids = ["m-1", "m-2", "m-1"];
+    /// let items = ids.map(|id| (Key::new("topic", id), Fingerprint::NONE));
+    /// let mut claims = Vec::new();
+    /// store.claim_many(&items, &mut claims)?;
+    /// let mut guards = Vec::new();
+    /// for claim in claims {
+    ///     if let Claim::Acquired(guard) = claim? {
+    ///         guards.push(guard);
+    ///     }
+    /// }
+    /// assert_eq!(guards.len(), 2, "the third is a repeat");
+    ///
+    /// let mut done = Vec::new();
+    /// store.complete_many(guards.iter().map(|g| (g, b"handled", CompleteOptions::new())), &mut done)?;
+    /// assert!(done.iter().all(|result| result.is_ok()));
+    /// # Ok::<(), onceonly::Error>(())
+    /// ```
     pub fn claim_many<'s>(
         &'s self,
         items: &[(Key<'_>, Fingerprint)],
@@ -361,6 +402,16 @@ impl Store {
     ///
     /// [`Error::InUse`] for a key that is claimed and not completed; otherwise those of `claim`.
     /// While it runs, a `claim` of the same key is told `InFlight`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use onceonly::{Key, Store};
+    /// let store = Store::in_memory()?;
+    /// assert!(store.first_seen(Key::new("mails", "m-1"))?);
+    /// assert!(!store.first_seen(Key::new("mails", "m-1"))?);
+    /// # Ok::<(), onceonly::Error>(())
+    /// ```
     pub fn first_seen<'k>(&self, key: impl Into<Key<'k>>) -> Result<bool> {
         let k = self.engine().keyed(key.into())?;
         self.engine().first_seen(k, None)
@@ -384,6 +435,18 @@ impl Store {
     ///
     /// Those of single keys are in `out`; the call itself fails with [`Error::Closed`] or
     /// [`Error::Forked`] before any.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use onceonly::{Key, Store};
+    /// let store = Store::in_memory()?;
+    /// let keys = ["a", "b", "a"].map(|id| Key::new("mails", id));
+    /// let mut fresh = Vec::new();
+    /// store.first_seen_many(&keys, &mut fresh)?;
+    /// assert!(matches!(fresh[..], [Ok(true), Ok(true), Ok(false)]));
+    /// # Ok::<(), onceonly::Error>(())
+    /// ```
     pub fn first_seen_many(&self, keys: &[Key<'_>], out: &mut Vec<Result<bool>>) -> Result<()> {
         out.clear();
         self.engine().enter()?;
@@ -442,6 +505,18 @@ impl Store {
     /// # Errors
     ///
     /// [`Error::Closed`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use onceonly::{Fingerprint, Key, Store};
+    /// let store = Store::in_memory()?;
+    /// store.first_seen(Key::new("mails", "b"))?;
+    /// let items = ["a", "b"].map(|id| (Key::new("mails", id), Fingerprint::NONE));
+    /// let hits = store.replay_many(&items, |i, _stored| assert_eq!(i, 1))?;
+    /// assert_eq!(hits, 1);
+    /// # Ok::<(), onceonly::Error>(())
+    /// ```
     pub fn replay_many(
         &self,
         items: &[(Key<'_>, Fingerprint)],
@@ -552,6 +627,17 @@ impl Store {
     /// # Errors
     ///
     /// Those of a key outside its limits, [`Error::Closed`], [`Error::Forked`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use onceonly::{Key, Store};
+    /// let store = Store::in_memory()?;
+    /// store.first_seen(Key::unscoped("m-1"))?;
+    /// assert!(store.forget(Key::unscoped("m-1"))?);
+    /// assert!(!store.forget(Key::unscoped("m-1"))?, "nothing left to forget");
+    /// # Ok::<(), onceonly::Error>(())
+    /// ```
     pub fn forget<'k>(&self, key: impl Into<Key<'k>>) -> Result<bool> {
         let k = self.engine().keyed(key.into())?;
         self.engine().forget(k)
@@ -569,6 +655,17 @@ impl Store {
     /// # Errors
     ///
     /// [`Error::Closed`], [`Error::Forked`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use onceonly::Store;
+    /// use std::time::Duration;
+    /// let store = Store::builder().helper_thread(false).in_memory()?;
+    /// // From a timer, every second or so:
+    /// while store.maintain(Duration::from_millis(1))? {}
+    /// # Ok::<(), onceonly::Error>(())
+    /// ```
     pub fn maintain(&self, budget: Duration) -> Result<bool> {
         let now = self.engine().enter()?;
         Ok(self.engine().maintain(now, budget))
@@ -580,6 +677,17 @@ impl Store {
     /// # Errors
     ///
     /// [`Error::Forked`] in a forked child, where it does nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use onceonly::{Error, Key, Store};
+    /// let store = Store::in_memory()?;
+    /// let other = store.clone();
+    /// store.close()?;
+    /// assert!(matches!(other.first_seen(Key::unscoped("m-1")), Err(Error::Closed)));
+    /// # Ok::<(), onceonly::Error>(())
+    /// ```
     pub fn close(self) -> Result<()> {
         self.engine().close()
     }
@@ -594,6 +702,16 @@ impl fmt::Debug for Store {
 }
 
 /// What [`Store::replay`] found.
+///
+/// # Examples
+///
+/// ```
+/// use onceonly::{Fingerprint, Key, Replay, Store};
+/// let store = Store::in_memory()?;
+/// let found = store.replay(Key::unscoped("job"), Fingerprint::NONE, |stored| stored.bytes().to_vec())?;
+/// assert_eq!(found, Replay::Miss);
+/// # Ok::<(), onceonly::Error>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Replay<R> {
     /// The key is completed: what the closure returned.
@@ -605,6 +723,17 @@ pub enum Replay<R> {
 }
 
 /// The keys of a store, one after another. See [`Store::scan`].
+///
+/// # Examples
+///
+/// ```
+/// use onceonly::{Key, ScanFilter, Store};
+/// let store = Store::in_memory()?;
+/// store.first_seen(Key::unscoped("m-1"))?;
+/// let keys: Vec<_> = store.scan(ScanFilter::new())?.collect::<Result<_, _>>()?;
+/// assert_eq!(keys[0].0.as_key(), Key::unscoped("m-1"));
+/// # Ok::<(), onceonly::Error>(())
+/// ```
 #[must_use = "iterators do nothing unless used"]
 pub struct Scan<'s> {
     engine: &'s Engine,

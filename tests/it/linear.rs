@@ -7,8 +7,8 @@
 //!
 //! The clock stands still while the threads run: time is the model test's business.
 
+use onceonly::sim::driver::{answer_to_bool, answer_to_claim, answer_to_error, answer_to_unit};
 use onceonly::sim::model::{Answer, Bytes, Call, Finding, KeyModel, Moment, Room, Rules, Told};
-use onceonly::sim::ops::{answer_to_bool, answer_to_claim, answer_to_error, answer_to_unit};
 use onceonly::*;
 use std::collections::HashSet;
 use std::fmt::Write;

@@ -4,8 +4,9 @@
 //! shortest stream that still fails, and its seed goes into `proptest-regressions/model.txt`,
 //! which is run first from then on.
 
+use onceonly::sim::driver::{Driver, Setup};
 use onceonly::sim::model::Rules;
-use onceonly::sim::ops::{Driver, Op, Setup};
+use onceonly::sim::ops::Op;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence, TestCaseError, TestRunner};
 use std::time::Duration;

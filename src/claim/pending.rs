@@ -1,0 +1,115 @@
+//! Results that come later, and why `run` gave none.
+
+use super::{InFlight, Interrupted};
+use crate::answer::Mismatch;
+use crate::error::{Error, Result};
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+/// The result of a submitted call: a future, and a thread may [`wait`](Self::wait) for it.
+///
+/// In memory the result is there at once.
+///
+/// ```
+/// # use onceonly::{Claim, CompleteOptions, Fingerprint, Key, Store};
+/// # let store = Store::in_memory()?;
+/// let pending = store.submit_claim(Key::unscoped("job"), Fingerprint::NONE, Default::default());
+/// if let Claim::Acquired(guard) = pending.wait()? {
+///     guard.submit(b"done", CompleteOptions::new()).wait()?;
+/// }
+/// # Ok::<(), onceonly::Error>(())
+/// ```
+#[must_use = "the result says whether the call succeeded"]
+pub struct Pending<T> {
+    result: Option<Result<T>>,
+}
+
+impl<T> Pending<T> {
+    pub(crate) fn ready(result: Result<T>) -> Self {
+        Pending { result: Some(result) }
+    }
+
+    /// Blocks until the result is there.
+    ///
+    /// # Errors
+    ///
+    /// Those of the call that was submitted.
+    pub fn wait(self) -> Result<T> {
+        // Taken out only by a poll that gave it away.
+        self.result.unwrap_or(Err(Error::Closed))
+    }
+}
+
+/// Nothing in it is ever pinned.
+impl<T> Unpin for Pending<T> {}
+
+impl<T> Future for Pending<T> {
+    type Output = Result<T>;
+
+    /// Polling again after the answer stays pending.
+    fn poll(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.result.take().map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+impl<T> fmt::Debug for Pending<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pending").finish_non_exhaustive()
+    }
+}
+
+/// Why [`Store::run`](crate::Store::run) gave no outcome.
+///
+/// # Examples
+///
+/// ```
+/// use onceonly::{Fingerprint, Key, RunError, Store};
+/// let store = Store::in_memory()?;
+/// let declined = store.run(Key::unscoped("job"), Fingerprint::NONE, |guard| {
+///     guard.release().map_err(|_| "lost")?; // the effect certainly did not happen
+///     Err::<Vec<u8>, _>("the card was declined")
+/// });
+/// assert!(matches!(declined, Err(RunError::Work("the card was declined"))));
+/// # Ok::<(), onceonly::Error>(())
+/// ```
+#[derive(Debug)]
+pub enum RunError<E> {
+    /// The work failed. The key is interrupted, unless the work released it.
+    Work(E),
+    /// The store failed.
+    Store(Error),
+    /// Somebody else was still at it at the deadline.
+    InFlight(InFlight<'static>),
+    /// An earlier holder is gone: find out what happened and choose.
+    Interrupted(Interrupted<'static>),
+    /// The key is known with another fingerprint.
+    Mismatch(Mismatch),
+}
+
+impl<E> From<Error> for RunError<E> {
+    fn from(error: Error) -> Self {
+        RunError::Store(error)
+    }
+}
+
+impl<E: fmt::Display> fmt::Display for RunError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RunError::Work(error) => write!(f, "the work failed: {error}"),
+            RunError::Store(error) => error.fmt(f),
+            RunError::InFlight(other) => {
+                write!(f, "the key is in flight, retry in {:?}", other.retry_after())
+            }
+            RunError::Interrupted(left) => write!(
+                f,
+                "an earlier attempt was interrupted ({:?}): find out whether it happened, then resume, resolve or release",
+                left.cause()
+            ),
+            RunError::Mismatch(mismatch) => mismatch.fmt(f),
+        }
+    }
+}
+
+impl<E: fmt::Debug + fmt::Display> std::error::Error for RunError<E> {}
