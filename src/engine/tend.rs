@@ -39,10 +39,9 @@ const TENDING: Effort = Effort {
     buckets: 512,
     worth: 1,
 };
-/// A call in so many looks after what waits for readers, and frees at most so much of it: more
-/// than that many calls retire.
+/// A call in so many looks after what waits for readers, and frees one segment and so many
+/// replaced tables: more than that many calls retire.
 const REAP_CALLS: u32 = 32;
-const REAPED_SEGMENTS: usize = 4;
 const REAPED_TABLES: usize = 16;
 /// Records unlinked in one step from a segment about to be retired.
 const WALK_RECORDS: usize = 256;
@@ -97,10 +96,8 @@ impl Engine {
         let c = &self.commons;
         c.segments.seal_idle(now);
         let retired = self.retire_one(&mut keeping, now, pin);
-        let mut freed = false;
-        for _ in 0..REAPED_SEGMENTS {
-            freed |= c.segments.reap(now, &c.bytes);
-        }
+        // One: unmapping a segment takes some 50 µs.
+        let mut freed = c.segments.reap(now, &c.bytes);
         for _ in 0..REAPED_TABLES {
             freed |= self.reap_table();
         }
