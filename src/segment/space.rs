@@ -54,6 +54,7 @@ struct Sealed {
 pub(crate) struct Doomed {
     id: u32,
     mapping: Arc<Mapping>,
+    used: u64,
     live: u64,
 }
 
@@ -370,7 +371,12 @@ impl Segments {
         space.used_sealed -= used;
         drop(space);
         let live = self.table.close(id);
-        Some(Doomed { id, mapping, live })
+        Some(Doomed {
+            id,
+            mapping,
+            used,
+            live,
+        })
     }
 
     /// Retires a segment: readers find it no more, and its memory comes back after the last.
@@ -498,9 +504,10 @@ impl Doomed {
         self.live
     }
 
-    /// The words of the segment that can hold records.
+    /// The words of the segment in which records were written. What lies behind them may be left
+    /// over from the mapping's earlier life, or beyond what an address can name.
     pub(crate) fn words(&self) -> std::ops::Range<usize> {
-        HEADER_WORDS..self.mapping.words().len()
+        HEADER_WORDS..self.used as usize / WORD
     }
 
     pub(crate) fn address(&self, word: usize) -> Address {

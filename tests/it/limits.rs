@@ -126,6 +126,26 @@ fn one_scope_cannot_use_up_the_room_of_others() {
     }
 }
 
+/// Unlinking went on behind the last record of a segment, where a large one's addresses end.
+#[test]
+fn scopes_get_their_room_back_from_large_outcomes_too() {
+    let clock = ManualClock::new();
+    let large = builder(&clock).max_keys_per_scope(2).max_outcome(16 << 20);
+    let store = large.in_memory().unwrap();
+    for round in 0..3 {
+        for i in 0..2 {
+            let name = format!("{round}-{i}");
+            acquire(&store, Key::new("s", &name))
+                .complete(&vec![1; 5 << 20])
+                .unwrap();
+        }
+        refused(store.claim(Key::new("s", "more"), Fingerprint::NONE));
+        clock.advance(TTL + Duration::from_secs(1));
+        while store.maintain(Duration::from_secs(1)).unwrap() {}
+        assert_eq!(store.stats().keys_live, 0);
+    }
+}
+
 #[test]
 fn the_byte_budget_holds_and_every_claim_can_be_finished() {
     let clock = ManualClock::new();
