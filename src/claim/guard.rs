@@ -1,9 +1,10 @@
 //! The guard: the right, and the duty, to do the work for a key.
 
-use super::Pending;
-use super::Subject;
+use super::{Pending, Subject};
 use crate::clock::Span;
 use crate::engine::NewOutcome;
+#[cfg(doc)]
+use crate::error::Error;
 use crate::error::Result;
 use crate::key::Key;
 use crate::options::CompleteOptions;

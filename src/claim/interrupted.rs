@@ -3,6 +3,8 @@
 use super::{Claim, ClaimGuard, EngineRef, Subject};
 use crate::answer::Outcome;
 use crate::engine::NewOutcome;
+#[cfg(doc)]
+use crate::error::Error;
 use crate::error::Result;
 use crate::options::CompleteOptions;
 use crate::shard::change::Held;
