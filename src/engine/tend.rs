@@ -228,13 +228,11 @@ impl Engine {
         }
         // Nothing expires within a tick; and in a flood of refused claims the search takes at
         // most an eighth of the time.
-        let is_too_soon = || now.0 < self.next_search.load(Ordering::Relaxed);
-        if is_too_soon() {
-            return;
-        }
+        // The lock comes first: whoever has it may be about to give room back, having
+        // closed a segment whose records no longer count.
         let mut keeping = self.housekeeping.lock();
-        if is_too_soon() {
-            return; // whoever had the lock has just done it
+        if now.0 < self.next_search.load(Ordering::Relaxed) {
+            return;
         }
         let began = self.clock().monotonic();
         c.segments.seal_idle(now);

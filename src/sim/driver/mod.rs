@@ -158,6 +158,8 @@ pub struct Driver {
     tokens: [Option<ClaimToken>; SLOTS],
     asked: [Option<Asked>; SLOTS],
     counts: Counts,
+    /// The store's housekeeping goes on beside the stream.
+    has_helper: bool,
 }
 
 /// Whether store and model agreed.
@@ -179,6 +181,7 @@ impl Driver {
             tokens: Default::default(),
             asked: Default::default(),
             counts: Counts::default(),
+            has_helper: setup.helper_thread,
         })
     }
 
