@@ -56,7 +56,7 @@ pub struct Builder {
     constant_hash: bool,
 }
 
-/// Keys a shard is made for: small enough that a rebuild stops its writers for some 20 µs only.
+/// Keys a shard is made for: small enough that a rebuild stops its writers for tens of microseconds only.
 const KEYS_PER_SHARD: u64 = 8_192;
 const MIN_SHARDS: usize = 16;
 const MAX_SHARDS: usize = 4_096;

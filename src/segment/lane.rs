@@ -125,7 +125,7 @@ impl Lane {
             .find_map(|open| open.put(record, table))
     }
 
-    /// Is there room for another class?
+    /// Would this ttl need a head beyond those a lane keeps?
     pub(crate) fn is_full_of_heads(&self, ttl: Span) -> bool {
         let class = Class::of(ttl);
         self.heads.len() >= MAX_HEADS && self.heads.iter().all(|h| h.class != class)
