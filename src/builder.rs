@@ -1,16 +1,22 @@
 //! Every option, validated once, when the store is made.
 
 use crate::clock::{Clock, Span, SystemClock};
-use crate::engine::{Engine, Settings};
+use crate::disk::{Disk, MmapDisk};
+use crate::engine::{Engine, LogOptions, Settings};
 use crate::error::{Error, Result};
+use crate::options::Durability;
 use crate::segment::record::MAX_OUTCOME;
+#[cfg(any(test, feature = "sim"))]
+use crate::segment::space::MAX_SEGMENT_BYTES;
+use crate::segment::space;
 use crate::store::Store;
 use crate::sync::Arc;
+use std::path::Path;
 use std::time::Duration;
 
 /// Makes a [`Store`] with other than the default options.
 ///
-/// Setters never fail; [`in_memory`](Self::in_memory) checks everything.
+/// Setters never fail; [`open`](Self::open) and [`in_memory`](Self::in_memory) check everything.
 ///
 /// | option | default | meaning |
 /// |---|---|---|
@@ -24,6 +30,11 @@ use std::time::Duration;
 /// | [`max_outcome`](Self::max_outcome) | 1 MiB | one outcome |
 /// | [`shards`](Self::shards) | one for 8,192 keys | stripes of the table |
 /// | [`helper_thread`](Self::helper_thread) | on | a thread for housekeeping |
+/// | [`durability`](Self::durability) | `Sync` | with a log: when a call may say `Ok` |
+/// | [`claim_durability`](Self::claim_durability) | as `durability` | the same for claims |
+/// | [`max_disk_bytes`](Self::max_disk_bytes) | none | the log's files |
+/// | [`max_clock_jump`](Self::max_clock_jump) | 24 h | how far a clock is believed after a restart |
+/// | [`disk`](Self::disk) | the machine's | where the log's files are |
 /// | [`clock`](Self::clock) | the machine's | where time comes from |
 ///
 /// # Examples
@@ -40,7 +51,7 @@ use std::time::Duration;
 /// # Ok::<(), onceonly::Error>(())
 /// ```
 #[derive(Clone)]
-#[must_use = "a builder does nothing until `in_memory` is called"]
+#[must_use = "a builder does nothing until `open` or `in_memory` is called"]
 pub struct Builder {
     ttl: Duration,
     lease: Duration,
@@ -54,6 +65,12 @@ pub struct Builder {
     helper_thread: bool,
     clock: Option<Arc<dyn Clock>>,
     constant_hash: bool,
+    durability: Durability,
+    claim_durability: Option<Durability>,
+    max_disk_bytes: Option<u64>,
+    max_clock_jump: Duration,
+    disk: Option<Arc<dyn Disk>>,
+    segment_bytes: Option<usize>,
 }
 
 /// Keys a shard is made for: small enough that a rebuild stops its writers for tens of microseconds only.
@@ -80,6 +97,12 @@ impl Builder {
             helper_thread: true,
             clock: None,
             constant_hash: false,
+            durability: Durability::Sync,
+            claim_durability: None,
+            max_disk_bytes: None,
+            max_clock_jump: Duration::from_secs(24 * 3_600),
+            disk: None,
+            segment_bytes: None,
         }
     }
 
@@ -163,6 +186,52 @@ impl Builder {
         self
     }
 
+    /// With a log: how much has to fail before what a call acknowledged is forgotten, unless the
+    /// call says otherwise. The default is [`Durability::Sync`].
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// The same for claims (and checkpoints, and takeovers), which may be weaker than outcomes.
+    /// With outcomes `Sync` and claims `Process` a power cut may forget that a key was claimed,
+    /// so that whoever retries is told `Acquired` and not `Interrupted` although the effect may
+    /// have happened: choose that only where the effect itself is idempotent.
+    pub fn claim_durability(mut self, durability: Durability) -> Self {
+        self.claim_durability = Some(durability);
+        self
+    }
+
+    /// How many bytes the log's files may take, prepared ones included. At the limit new keys get
+    /// [`Error::AtCapacity`]; those the store knows are finished. Files are mapped, so
+    /// [`max_bytes`](Self::max_bytes) bounds them too.
+    pub fn max_disk_bytes(mut self, bytes: u64) -> Self {
+        self.max_disk_bytes = Some(bytes);
+        self
+    }
+
+    /// How far ahead of the last time it noted an opened store believes the wall clock. A clock
+    /// that jumped further while the store was closed would otherwise let everything expire at
+    /// once. Beyond it keys live longer; [`RecoveryReport`](crate::RecoveryReport) says so.
+    pub fn max_clock_jump(mut self, jump: Duration) -> Self {
+        self.max_clock_jump = jump;
+        self
+    }
+
+    /// Where the log's files are. For tests: a simulated disk (feature `sim`).
+    pub fn disk(mut self, disk: impl Disk) -> Self {
+        self.disk = Some(Arc::new(disk));
+        self
+    }
+
+    /// The size of the log's segments, so that small tests meet every edge.
+    #[cfg(any(test, feature = "sim"))]
+    #[cfg_attr(docsrs, doc(cfg(feature = "sim")))]
+    pub fn segment_bytes(mut self, bytes: usize) -> Self {
+        self.segment_bytes = Some(bytes.clamp(4_096, MAX_SEGMENT_BYTES).next_multiple_of(4_096));
+        self
+    }
+
     /// Lets every key hash alike: the worst an attacker could achieve. For tests.
     #[cfg(any(test, feature = "sim"))]
     #[cfg_attr(docsrs, doc(cfg(feature = "sim")))]
@@ -191,6 +260,37 @@ impl Builder {
         Store::start(engine, helper)
     }
 
+    /// Opens the store in this directory, which is made if it is missing (its parents too, 0700,
+    /// its files 0600). Reads its log, about a second for ten million keys; what was found is in
+    /// [`Store::recovery`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Locked`] if a store, here or in another process, has it open;
+    /// [`Error::InvalidInput`] if it holds other files or is on a network file system;
+    /// [`Error::Corrupt`] if what was durable is damaged; [`Error::UnsupportedFormat`] if a newer
+    /// version wrote it; [`Error::Io`] if the disk fails or is full; [`Error::AtCapacity`] if
+    /// `max_bytes` or `max_disk_bytes` has no room for a new segment; [`Error::InvalidOptions`].
+    ///
+    /// A failed open changes nothing the next one would not find.
+    pub fn open(self, dir: impl AsRef<Path>) -> Result<Store> {
+        let helper = self.helper_thread;
+        let jump = Span::in_limits(self.max_clock_jump).map_err(|why| Error::InvalidOptions {
+            field: "max_clock_jump",
+            why,
+        })?;
+        let disk = self.disk.clone().unwrap_or_else(|| Arc::new(MmapDisk));
+        let (disk_bytes, segment_bytes) = (self.max_disk_bytes, self.segment_bytes);
+        let settings = self.validated()?;
+        let options = LogOptions {
+            disk,
+            max_clock_jump: jump,
+            max_disk_bytes: disk_bytes.unwrap_or(u64::MAX),
+            segment_bytes: segment_bytes.unwrap_or_else(|| space::segment_bytes(settings.max_bytes)),
+        };
+        Store::start(Engine::open(settings, options, dir.as_ref())?, helper)
+    }
+
     fn validated(self) -> Result<Settings> {
         let bad = |field, why| Err(Error::InvalidOptions { field, why });
         let span = |field, span| Span::in_limits(span).map_err(|why| Error::InvalidOptions { field, why });
@@ -217,6 +317,15 @@ impl Builder {
                 "it is more than 64 MiB; store a reference to the outcome instead",
             );
         }
+        let claim_durability = self.claim_durability.unwrap_or(self.durability);
+        for (field, durability) in [("durability", self.durability), ("claim_durability", claim_durability)] {
+            if let Durability::Interval(within) = durability {
+                if !self.helper_thread {
+                    return bad(field, "an interval needs the helper thread; switch it on, or use Process and Store::sync");
+                }
+                span(field, within)?;
+            }
+        }
         let max_bytes = self.max_bytes.unwrap_or_else(|| machine_memory() / 4);
         let shards = match self.shards {
             Some(shards) if !shards.is_power_of_two() => {
@@ -240,6 +349,9 @@ impl Builder {
             lanes: cores.min(MAX_LANES),
             clock: self.clock.unwrap_or_else(|| Arc::new(SystemClock::new())),
             constant_hash: self.constant_hash,
+            durability: self.durability,
+            claim_durability,
+            helper_thread: self.helper_thread,
         })
     }
 }

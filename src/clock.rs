@@ -289,29 +289,89 @@ impl Span {
     }
 }
 
-/// A store's view of its clock: ticks since the store was made.
+/// A store's view of its clock.
+///
+/// In memory ticks count from 1 at the store's making. With a log they count from the epoch of
+/// the wall clock, so that deadlines mean the same to the next process; but while a process
+/// lives they follow the monotonic clock, whatever the wall clock does.
+///
+/// What the wall clock did while no process was there to see is decided once, at open, by
+/// [`reopened`](Self::reopened).
 pub(crate) struct Timeline {
     clock: Arc<dyn Clock>,
     origin: Duration,
+    start: Tick,
+}
+
+/// How time goes on after a restart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Resumed {
+    pub(crate) now: Tick,
+    /// Store time less the wall clock's, to be kept: below zero where the wall clock has been
+    /// ahead of what was believed.
+    pub(crate) offset: i64,
+    /// What the wall clock would have said, if it was not believed.
+    pub(crate) disbelieved: Option<Tick>,
+}
+
+/// Store time never runs back, and is at most `max_jump` further than it was. A clock that
+/// stepped back is waited for: keys live longer. One that jumped ahead is believed up to the
+/// limit, and what it was ahead by stays taken off, so that the next restart does not believe it
+/// either.
+pub(crate) fn resume_time(last: Option<(Tick, i64)>, wall: Tick, max_jump: Span) -> Resumed {
+    let Some((last, offset)) = last else {
+        return Resumed {
+            now: wall,
+            offset: 0,
+            disbelieved: None,
+        };
+    };
+    let adjusted = Tick(wall.0.saturating_add_signed(offset.min(0)));
+    // Behind what it was even so, the clock has been put right: there is nothing to take off.
+    let expected = if adjusted < last { wall } else { adjusted };
+    let furthest = Tick(last.0.saturating_add(max_jump.0));
+    let now = expected.clamp(last, furthest);
+    let ahead = wall.0.saturating_sub(now.0).min(i64::MAX as u64) as i64;
+    Resumed {
+        now,
+        offset: -ahead,
+        disbelieved: (now != expected).then_some(expected),
+    }
 }
 
 impl Timeline {
     pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
-        let origin = clock.monotonic();
-        Timeline { clock, origin }
+        Self::starting_at(clock, Tick(1))
     }
 
-    /// Reads the clock. Starts at 1, so that 0 can mean "no time" in packed fields.
+    /// Time that goes on from a tick. It is never 0, which means "no time" in packed fields.
+    pub(crate) fn starting_at(clock: Arc<dyn Clock>, start: Tick) -> Self {
+        let origin = clock.monotonic();
+        Timeline {
+            clock,
+            origin,
+            start: start.max(Tick(1)),
+        }
+    }
+
+    /// Reads the clock.
     #[inline]
     pub(crate) fn now(&self) -> Tick {
         let elapsed = self.clock.monotonic().saturating_sub(self.origin);
         let millis = elapsed.as_secs().min(END / 1_000) * 1_000 + u64::from(elapsed.subsec_millis());
-        Tick(1 + millis)
+        Tick(self.start.0 + millis)
     }
 
     pub(crate) fn clock(&self) -> &dyn Clock {
         &*self.clock
     }
+}
+
+/// The wall clock's reading as a tick. A clock before its epoch stands at it.
+pub(crate) fn wall_tick(clock: &dyn Clock) -> Tick {
+    let since = clock.wall().duration_since(SystemTime::UNIX_EPOCH);
+    let millis = since.map_or(0, |since| since.as_millis());
+    Tick(u64::try_from(millis).map_or(END, |ms| ms.clamp(1, END)))
 }
 
 #[cfg(test)]
@@ -341,6 +401,29 @@ mod tests {
         assert_eq!(line.now(), end);
         let spans = Span::checked("ttl", MAX_SPAN).unwrap();
         assert!(end.after(spans).after(spans) > end);
+    }
+
+    #[test]
+    fn time_goes_on_after_a_restart_and_neither_back_nor_far_ahead() {
+        let day = Span::from_millis(86_400_000);
+        let at = |last, wall| resume_time(Some(last), Tick(wall), day);
+        let was = (Tick(1_000_000_000), 0);
+        let fine = at(was, 1_000_005_000);
+        assert_eq!((fine.now, fine.offset, fine.disbelieved), (Tick(1_000_005_000), 0, None));
+        // An hour back: time stands where it was, and the step is not kept.
+        let back = at(was, 996_400_000);
+        assert_eq!((back.now, back.offset), (was.0, 0));
+        assert_eq!(back.disbelieved, Some(Tick(996_400_000)));
+        // Ten days ahead: a day of it is believed, and the rest is not believed later either.
+        let ahead = at(was, 1_864_000_000);
+        assert_eq!((ahead.now, ahead.offset), (Tick(1_086_400_000), -777_600_000));
+        let later = at((ahead.now, ahead.offset), 1_864_060_000);
+        assert_eq!((later.now, later.offset), (Tick(1_086_460_000), -777_600_000));
+        assert_eq!(later.disbelieved, None);
+        // The clock is put right: time waits for it.
+        let right = at((later.now, later.offset), 1_000_200_000);
+        assert_eq!((right.now, right.offset), (later.now, 0));
+        assert_eq!(resume_time(None, Tick(5), day).now, Tick(5));
     }
 
     #[test]

@@ -6,6 +6,9 @@
 
 use crate::status::Status;
 use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A result with this crate's [`Error`].
@@ -60,6 +63,43 @@ pub enum Error {
         /// What became of the key.
         current: Status,
     },
+    /// The disk failed. If it failed to write or sync what was recorded, the store is poisoned:
+    /// later calls that would record something say [`Error::Poisoned`]. If it failed while a
+    /// store was being opened, nothing was changed that the next open would not find.
+    Io {
+        /// What was tried.
+        op: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: Arc<io::Error>,
+    },
+    /// A file of the store is damaged where later data says that it was whole and durable.
+    /// Nothing was changed. Restore the directory, or let [`salvage`](crate::salvage) write what
+    /// can be read into a new store.
+    Corrupt {
+        /// The file.
+        segment: PathBuf,
+        /// The byte in it.
+        offset: u64,
+        /// What was found there.
+        what: &'static str,
+    },
+    /// The disk failed before; since then nothing can be recorded. What was visible is still
+    /// replayed. Open the store anew: it will find everything that was acknowledged.
+    Poisoned,
+    /// Another store, in this process or another, has the directory open.
+    Locked {
+        /// The lock's file.
+        path: PathBuf,
+    },
+    /// The files were written by a newer version of this crate; use that one.
+    UnsupportedFormat {
+        /// The version found.
+        found: u32,
+        /// The newest version this one reads.
+        newest: u32,
+    },
     /// The store was closed.
     Closed,
     /// This process is a fork of the one that made the store; only that one may change it.
@@ -106,6 +146,28 @@ impl fmt::Display for Error {
             Error::LeaseLost { current } => {
                 write!(f, "the claim is no longer held, the key is now {current}")
             }
+            Error::Io { op, path, source } => write!(f, "cannot {op} {}: {source}", path.display()),
+            Error::Corrupt {
+                segment,
+                offset,
+                what,
+            } => write!(
+                f,
+                "{} is damaged at byte {offset}: {what}; restore it, or salvage what can be read into a new store",
+                segment.display()
+            ),
+            Error::Poisoned => f.write_str(
+                "the disk failed before, so nothing can be recorded any more: mend it and open the store anew",
+            ),
+            Error::Locked { path } => write!(
+                f,
+                "{} is locked: another store has this directory open, close that one first",
+                path.display()
+            ),
+            Error::UnsupportedFormat { found, newest } => write!(
+                f,
+                "the files have format {found}, this version reads up to {newest}: use a newer one"
+            ),
             Error::Closed => f.write_str("the store is closed"),
             Error::Forked => f.write_str(
                 "this process is a fork of the one that made the store: make a store after forking",
@@ -115,4 +177,11 @@ impl fmt::Display for Error {
     }
 }
 
-impl std::error::Error for Error {}
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Io { source, .. } => Some(&**source),
+            _ => None,
+        }
+    }
+}

@@ -6,6 +6,37 @@ use crate::key::CheckedKey;
 use crate::status::Status;
 use std::time::Duration;
 
+/// When a call that records something may say `Ok`: how much has to fail before it is forgotten.
+///
+/// | durability | `Ok` means | process killed | power cut |
+/// |---|---|---|---|
+/// | `Process` | it is in the mapped log | nothing lost | what came after the last sync may be lost |
+/// | `Interval(d)` | the same, and it is on the device within `d` plus one sync | nothing lost | nothing older than that is lost |
+/// | `Sync` | it is on the device; many callers share one sync | nothing lost | nothing lost |
+///
+/// Set it with [`Builder::durability`](crate::Builder::durability) or for one call. A store in
+/// memory takes any and forgets everything with its process.
+///
+/// What is lost is lost from the end: never a call without all that came after it.
+///
+/// # Examples
+///
+/// ```
+/// use onceonly::{CompleteOptions, Durability};
+/// let careful = CompleteOptions::new().durability(Durability::Sync);
+/// # let _ = careful;
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Durability {
+    /// The process may be killed.
+    Process,
+    /// As `Process`, and the helper thread syncs at least this often.
+    Interval(Duration),
+    /// The power may fail.
+    Sync,
+}
+
 /// How a claim is to be held.
 ///
 /// ```
@@ -17,6 +48,7 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ClaimOptions {
     lease: Option<Duration>,
+    durability: Option<Durability>,
 }
 
 impl ClaimOptions {
@@ -30,6 +62,17 @@ impl ClaimOptions {
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = Some(lease);
         self
+    }
+
+    /// How durable the claim is before it is handed out; unless said,
+    /// [`Builder::claim_durability`](crate::Builder::claim_durability).
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = Some(durability);
+        self
+    }
+
+    pub(crate) fn durability_or(self, default: Durability) -> Durability {
+        self.durability.unwrap_or(default)
     }
 
     pub(crate) fn lease_or(self, default: Span) -> Result<Span> {
@@ -50,6 +93,7 @@ impl ClaimOptions {
 pub struct CompleteOptions {
     ttl: Option<Duration>,
     tag: u16,
+    durability: Option<Durability>,
 }
 
 impl CompleteOptions {
@@ -59,8 +103,7 @@ impl CompleteOptions {
     }
 
     /// How long the outcome is replayed, counted from now. Above zero and at most a hundred
-    /// years; rounded up to a millisecond. For ttls of more than 24 days, and for outcomes
-    /// stored when the byte budget is used up, to a second.
+    /// years; rounded up to a millisecond, for ttls of more than 24 days to a second.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self
@@ -73,10 +116,29 @@ impl CompleteOptions {
         self
     }
 
-    pub(crate) fn checked(self) -> Result<(Option<Span>, u16)> {
-        let ttl = self.ttl.map(|ttl| Span::checked("ttl", ttl)).transpose()?;
-        Ok((ttl, self.tag))
+    /// How durable the outcome is before anyone sees it; unless said,
+    /// [`Builder::durability`](crate::Builder::durability).
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = Some(durability);
+        self
     }
+
+    pub(crate) fn checked(self) -> Result<CheckedOptions> {
+        let ttl = self.ttl.map(|ttl| Span::checked("ttl", ttl)).transpose()?;
+        Ok(CheckedOptions {
+            ttl,
+            tag: self.tag,
+            durability: self.durability,
+        })
+    }
+}
+
+/// Options inside their limits.
+#[derive(Clone, Copy)]
+pub(crate) struct CheckedOptions {
+    pub(crate) ttl: Option<Span>,
+    pub(crate) tag: u16,
+    pub(crate) durability: Option<Durability>,
 }
 
 /// How an operator settles a claim with [`Store::resolve`](crate::Store::resolve).

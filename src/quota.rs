@@ -6,7 +6,7 @@
 //! the store collects the blocks of all shards once, and a refusal means that every unit is
 //! really in use. Well below the limit it relaxes again.
 
-use crate::sync::{AtomicBool, AtomicI64, Ordering};
+use crate::sync::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 pub(crate) struct Quota {
     limit: u64,
@@ -115,6 +115,11 @@ impl Quota {
             .is_ok()
     }
 
+    /// Takes units that belong to no shard and must not be refused.
+    pub(crate) fn force_direct(&self, units: u64) {
+        self.left.fetch_sub(units as i64, Ordering::Relaxed);
+    }
+
     pub(crate) fn give_direct(&self, units: u64) {
         let left = self.left.fetch_add(units as i64, Ordering::Relaxed) + units as i64;
         debug_assert!(left <= self.limit as i64, "more given back than was taken");
@@ -140,9 +145,89 @@ impl Quota {
     }
 }
 
+/// Room in space that is prepared, and what of it has been promised. Whoever uses room without
+/// a promise leaves as much as is promised.
+pub(crate) struct Room {
+    free: AtomicU64,
+    promised: AtomicU64,
+    /// Kept for what nobody has promised and must not be refused.
+    reserve: u64,
+}
+
+impl Room {
+    pub(crate) fn new(reserve: u64) -> Self {
+        Room {
+            free: AtomicU64::new(0),
+            promised: AtomicU64::new(0),
+            reserve,
+        }
+    }
+
+    /// Promises room, if there is as much beyond what has been promised before.
+    pub(crate) fn promise(&self, bytes: u64) -> bool {
+        // SeqCst, here and in `use_up`: of a promise and a use at the same time at least one
+        // sees the other.
+        let promised = self.promised.fetch_add(bytes, Ordering::SeqCst) + bytes;
+        if self.free.load(Ordering::SeqCst) >= promised + self.reserve {
+            return true;
+        }
+        self.settle(bytes);
+        false
+    }
+
+    /// Promises room whether or not it is there.
+    pub(crate) fn owe(&self, bytes: u64) {
+        self.promised.fetch_add(bytes, Ordering::SeqCst);
+    }
+
+    /// A promise was kept, or is no longer needed.
+    pub(crate) fn settle(&self, bytes: u64) {
+        let before = self.promised.fetch_sub(bytes, Ordering::SeqCst);
+        debug_assert!(before >= bytes, "settled more than was promised");
+    }
+
+    /// What must stay free: promised, or in reserve.
+    pub(crate) fn promised(&self) -> u64 {
+        self.promised.load(Ordering::SeqCst) + self.reserve
+    }
+
+    pub(crate) fn free(&self) -> u64 {
+        self.free.load(Ordering::SeqCst)
+    }
+
+    /// Sets what is free, unless less would be left than is promised. One caller at a time.
+    pub(crate) fn use_down_to(&self, free: u64) -> bool {
+        let before = self.free.swap(free, Ordering::SeqCst);
+        if free >= self.promised() {
+            return true;
+        }
+        self.free.store(before, Ordering::SeqCst);
+        false
+    }
+
+    /// Sets what is free, whatever is promised.
+    pub(crate) fn set_free(&self, free: u64) {
+        self.free.store(free, Ordering::SeqCst);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn promised_room_is_not_used_up_by_others() {
+        let room = Room::new(10);
+        room.set_free(100);
+        assert!(room.promise(60) && !room.promise(31) && room.promise(30));
+        assert!(!room.use_down_to(99));
+        room.settle(30);
+        assert!(room.use_down_to(70) && room.free() == 70);
+        room.owe(1_000);
+        assert!(!room.promise(0), "owed beyond what is there");
+        room.set_free(2_000);
+        assert!(room.promise(1));
+    }
 
     #[test]
     fn every_unit_can_be_used_once_it_is_tight() {

@@ -232,6 +232,17 @@ pub struct Stats {
     /// Times a shard's index was rebuilt, to grow or to shrink.
     pub index_rebuilds: u64,
 
+    /// Bytes of the log's files, prepared ones included. This and what follows is zero in memory.
+    pub bytes_disk: u64,
+    /// Times the log was synced.
+    pub syncs: u64,
+    /// Calls that waited for a sync: over `syncs`, how many shared one.
+    pub synced_calls: u64,
+    /// Records written again because the oldest segment was mostly waste.
+    pub records_carried: u64,
+    /// Times a file for the log could not be made: no room on the disk, or it failed.
+    pub prepare_failures: u64,
+
     /// How late the repeats come.
     pub replay_ages: ReplayAges,
 }
@@ -294,6 +305,11 @@ impl fmt::Display for Stats {
             Size(self.bytes_index),
             Size(self.bytes_epoch_pending),
         )?;
+        if self.bytes_disk > 0 {
+            let (bytes, shared) = (Size(self.bytes_disk), self.synced_calls);
+            let (syncs, carried) = (self.syncs, self.records_carried);
+            writeln!(f, "disk     {bytes}, syncs {syncs} for {shared} calls, records carried {carried}")?;
+        }
         match (self.replay_ages.quantile(0.5), self.replay_ages.quantile(0.99)) {
             (Some(half), Some(most)) => write!(f, "replays  half within {half:?}, 99 % within {most:?}"),
             _ => f.write_str("replays  none yet"),

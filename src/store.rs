@@ -4,11 +4,11 @@ use crate::answer::{Outcome, Stored};
 use crate::builder::Builder;
 use crate::claim::{Claim, ClaimGuard, EngineRef, Pending, RunError};
 use crate::clock::{Deadline, Span};
-use crate::engine::{Engine, Lookup, NewOutcome, ScanItem, run_helper};
+use crate::engine::{Engine, Lookup, NewOutcome, RecoveryReport, ScanItem, run_helper};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::key::{Key, KeyBuf};
-use crate::options::{ClaimOptions, CompleteOptions, Resolution, ScanFilter};
+use crate::options::{ClaimOptions, CompleteOptions, Durability, Resolution, ScanFilter};
 use crate::shard::Keyed;
 use crate::shard::change::{Attached, Wish};
 use crate::shard::state::Command;
@@ -18,6 +18,7 @@ use crate::sync::Arc;
 use crate::token::ClaimToken;
 use crossbeam_epoch::Guard;
 use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
 /// A store of idempotency keys. A cheap handle: clones share one store.
@@ -78,6 +79,38 @@ impl Store {
         Self::builder().in_memory()
     }
 
+    /// Opens the store in a directory, with the default options: what it acknowledges survives
+    /// crashes and power cuts. The directory is made if it is missing; one store at a time may
+    /// have it open. See [`Builder::open`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Builder::open`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use onceonly::{Claim, Fingerprint, Key, Store};
+    /// # let dir = std::env::temp_dir().join(format!("onceonly-doc-open-{}", std::process::id()));
+    /// # let _ = std::fs::remove_dir_all(&dir);
+    /// let key = Key::new("acme", "order-1");
+    /// let store = Store::open(&dir)?;
+    /// if let Claim::Acquired(guard) = store.claim(key, Fingerprint::NONE)? {
+    ///     guard.complete(b"charged")?; // on the device when this returns
+    /// }
+    /// store.close()?;
+    ///
+    /// let store = Store::open(&dir)?;
+    /// assert_eq!(store.recovery().completed, 1);
+    /// assert!(matches!(store.claim(key, Fingerprint::NONE)?, Claim::Completed(o) if &*o == b"charged"));
+    /// # drop(store);
+    /// # let _ = std::fs::remove_dir_all(&dir);
+    /// # Ok::<(), onceonly::Error>(())
+    /// ```
+    pub fn open(dir: impl AsRef<Path>) -> Result<Store> {
+        Self::builder().open(dir)
+    }
+
     pub(crate) fn start(engine: Arc<Engine>, helper: bool) -> Result<Store> {
         if helper {
             let weak = Arc::downgrade(&engine);
@@ -112,6 +145,7 @@ impl Store {
             fingerprint,
             lease: self.engine().lease,
             passing: false,
+            durability: self.engine().claim_durability,
         }
     }
 
@@ -143,8 +177,14 @@ impl Store {
     ) -> Result<Claim<'_>> {
         let mut wish = self.wish(fingerprint);
         wish.lease = options.lease_or(wish.lease)?;
+        wish.durability = self.allowed(options.durability_or(wish.durability))?;
         let k = self.engine().keyed(key.into())?;
         self.claim_keyed(k, wish)
+    }
+
+    /// Intervals need the helper thread.
+    fn allowed(&self, durability: Durability) -> Result<Durability> {
+        self.engine().allowed(durability)
     }
 
     fn claim_keyed(&self, k: Keyed<'_>, wish: Wish) -> Result<Claim<'_>> {
@@ -194,14 +234,23 @@ impl Store {
     }
 
     /// [`claim_with`](Self::claim_with) without waiting for the claim to be durable: the result
-    /// comes through the [`Pending`]. In memory it is there at once.
+    /// comes through the [`Pending`], with the next sync of the log. In memory it is there at once.
     pub fn submit_claim<'k>(
         &self,
         key: impl Into<Key<'k>>,
         fingerprint: Fingerprint,
         options: ClaimOptions,
     ) -> Pending<Claim<'static>> {
-        Pending::ready(self.claim_with(key, fingerprint, options).map(Claim::into_owned))
+        let mut wish = self.wish(fingerprint);
+        let checked = options.lease_or(wish.lease).and_then(|lease| {
+            wish.lease = lease;
+            wish.durability = self.allowed(options.durability_or(wish.durability))?;
+            self.engine().keyed(key.into())
+        });
+        match checked {
+            Ok(k) => Claim::submit(self.engine(), k, wish),
+            Err(error) => Pending::ready(Err(error)),
+        }
     }
 
     /// Claims many keys, as if one by one in this order: result `i` answers item `i`. `out` is
@@ -246,16 +295,22 @@ impl Store {
         let engine = self.engine();
         engine.enter()?;
         out.reserve(items.len());
+        let mut begun = Vec::with_capacity(items.len());
         for batch in items.chunks(BATCH) {
             let now = engine.enter()?;
             let mut pin = engine.pin();
             for (k, (_, fingerprint)) in self.in_batch(batch, |(key, _)| *key, &pin).zip(batch) {
                 let wish = self.wish(*fingerprint);
-                out.push(k.and_then(|k| {
-                    let verdict = engine.claim_at(k, wish, now, &mut pin)?;
-                    Ok(Claim::new(EngineRef::Borrowed(engine), k, wish, verdict))
-                }));
+                begun.push(k.and_then(|k| Ok((k, wish, now, engine.begin_claim_at(k, wish, now, &mut pin)?))));
             }
+            engine.tend_a_little(now, &pin);
+        }
+        // One wait for the disk: the first makes all durable.
+        for item in begun {
+            out.push(item.and_then(|(k, wish, now, begun)| {
+                let verdict = engine.end_claim_at(k, wish, begun, now)?;
+                Ok(Claim::new(EngineRef::Borrowed(engine), k, wish, verdict))
+            }));
         }
         Ok(())
     }
@@ -284,10 +339,14 @@ impl Store {
     ) -> Result<()> {
         out.clear();
         self.engine().enter()?;
-        out.extend(
-            done.into_iter()
-                .map(|(guard, outcome, options)| guard.complete_with(outcome.as_ref(), options)),
-        );
+        let done: Vec<_> = done.into_iter().collect();
+        let items = done.iter().map(|(guard, outcome, options)| guard.completion(outcome.as_ref(), *options));
+        self.engine().complete_batch(items, |result| out.push(result));
+        for ((guard, ..), result) in done.iter().zip(out.iter()) {
+            if result.is_ok() {
+                guard.end();
+            }
+        }
         Ok(())
     }
 
@@ -451,11 +510,9 @@ impl Store {
         out.clear();
         self.engine().enter()?;
         out.reserve(keys.len());
-        for batch in keys.chunks(BATCH) {
-            for k in self.in_batch(batch, |key| *key, &self.engine().pin()) {
-                out.push(k.and_then(|k| self.engine().first_seen(k, None)));
-            }
-        }
+        let batches = keys.chunks(BATCH);
+        let keyed = batches.flat_map(|batch| self.in_batch(batch, |key| *key, &self.engine().pin()));
+        self.engine().first_seen_batch(keyed, |seen| out.push(seen));
         Ok(())
     }
 
@@ -613,10 +670,8 @@ impl Store {
         match to {
             Resolution::Release => self.engine().resolve_release(k, generation),
             Resolution::Complete(outcome, options) => {
-                let (ttl, tag) = options.checked()?;
-                let bytes = outcome;
-                self.engine()
-                    .resolve_complete(k, generation, NewOutcome { bytes, ttl, tag })
+                let outcome = NewOutcome::new(outcome, options.checked()?);
+                self.engine().resolve_complete(k, generation, outcome)
             }
         }
     }
@@ -641,6 +696,22 @@ impl Store {
     pub fn forget<'k>(&self, key: impl Into<Key<'k>>) -> Result<bool> {
         let k = self.engine().keyed(key.into())?;
         self.engine().forget(k)
+    }
+
+    /// What was found when the store was opened. Empty for a store in memory.
+    pub fn recovery(&self) -> &RecoveryReport {
+        self.engine().recovery()
+    }
+
+    /// Makes everything durable that was recorded before this call. In memory it does nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if the disk failed just now, [`Error::Poisoned`] if it failed before;
+    /// [`Error::Closed`]; [`Error::Forked`].
+    pub fn sync(&self) -> Result<()> {
+        self.engine().enter()?;
+        self.engine().sync()
     }
 
     /// What the store has done and holds.
@@ -672,11 +743,14 @@ impl Store {
     }
 
     /// Closes the store: every other handle, guard and waiter gets [`Error::Closed`] from now
-    /// on. What lives in memory is gone when the last of them is dropped.
+    /// on. With a log everything recorded is durable when this returns, unfinished claims will
+    /// be interrupted at the next open, and the directory may be opened again. What lives in
+    /// memory is gone when the last handle is dropped.
     ///
     /// # Errors
     ///
-    /// [`Error::Forked`] in a forked child, where it does nothing.
+    /// [`Error::Forked`] in a forked child, where it does nothing; [`Error::Io`] if the last sync
+    /// failed. The store is closed then too.
     ///
     /// # Examples
     ///

@@ -1,13 +1,15 @@
 //! The ledger: an append-only file with a line per charge, the truth that is counted at the end.
 //!
 //! It knows orders and amounts and nothing of keys, and books whatever it is told to, twice if it
-//! is told twice. A line that was written stays when the server dies.
+//! is told twice. What was booked stays booked when the server dies.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::fmt::{self, Display};
+use std::io;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
+
+use crate::files::{Lines, read_lines};
 
 /// One line of the ledger.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,7 +23,7 @@ pub(crate) struct Entry {
 pub(crate) struct Ledger(Mutex<Book>);
 
 struct Book {
-    file: File,
+    lines: Lines,
     charges: u64,
     first_by_order: HashMap<u64, Entry>,
 }
@@ -29,9 +31,8 @@ struct Book {
 impl Ledger {
     /// Opens the ledger at `path`, with what is already in it, or begins it.
     pub(crate) fn open(path: &Path) -> io::Result<Ledger> {
-        let file = OpenOptions::new().create(true).append(true).open(path)?;
         let mut book = Book {
-            file,
+            lines: Lines::open(path)?,
             charges: 0,
             first_by_order: HashMap::new(),
         };
@@ -49,9 +50,7 @@ impl Ledger {
             order,
             amount,
         };
-        // One write of one line, so that a process that dies leaves the whole line or none of it.
-        let line = format!("ch_{} {order} {amount}\n", entry.charge);
-        book.file.write_all(line.as_bytes())?;
+        book.lines.add(&entry)?;
         book.remember(entry.clone());
         Ok(entry)
     }
@@ -72,14 +71,13 @@ impl Book {
 
 /// Every line of the ledger at `path`, in the order of booking.
 pub(crate) fn read(path: &Path) -> io::Result<Vec<Entry>> {
-    let text = std::fs::read_to_string(path)?;
-    let lines = text.lines().map(|line| {
-        parse(line).ok_or_else(|| {
-            let complaint = format!("{}: not a line of a ledger: {line}", path.display());
-            io::Error::new(io::ErrorKind::InvalidData, complaint)
-        })
-    });
-    lines.collect()
+    read_lines(path, parse)
+}
+
+impl Display for Entry {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "ch_{} {} {}", self.charge, self.order, self.amount)
+    }
 }
 
 fn parse(line: &str) -> Option<Entry> {

@@ -42,6 +42,18 @@ pub(crate) fn draw(seed: u64, orders: u64) -> Vec<Order> {
     (0..orders).map(|number| draw_order(number, &mut luck)).collect()
 }
 
+/// After how many paid orders the server is killed, each time: spread over the day, and never on
+/// the dot.
+pub(crate) fn draw_kills(seed: u64, orders: u64, kills: u32) -> Vec<u64> {
+    // A generator of its own: the traffic is the same with kills and without.
+    let mut luck = Luck::seed_from_u64(!seed);
+    let stretch = orders as f64 / f64::from(kills + 1);
+    let moments = (1..=kills).map(f64::from);
+    moments
+        .map(|moment| ((moment + luck.random_range(-0.25..0.25)) * stretch) as u64)
+        .collect()
+}
+
 fn draw_order(number: u64, luck: &mut Luck) -> Order {
     let habit = draw_habit(luck);
     let card = match habit {

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use crate::args::Args;
 use crate::client::Tally;
+use crate::host::Restart;
 use crate::ledger::Entry;
 use crate::plan::Order;
+use crate::settlements::Settled;
 use crate::wire::{Figures, Timing};
 
 /// The ledger held against the list of orders. No engine is asked.
@@ -49,6 +51,9 @@ pub(crate) struct Report<'a> {
     pub(crate) took: Duration,
     pub(crate) tally: Arc<Tally>,
     pub(crate) figures: Option<Figures>,
+    pub(crate) settled: Option<Settled>,
+    /// One for each kill.
+    pub(crate) restarts: Vec<Restart>,
     pub(crate) audit: Audit,
 }
 
@@ -96,6 +101,37 @@ impl Report<'_> {
             .filter(|(_, n)| *n > 0)
             .try_for_each(|(label, n)| row(out, label, *n))
     }
+
+    /// What the kills left behind, and how it was cleared up.
+    fn kills(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        row(out, "server killed", self.restarts.len() as u64)?;
+        if let Some(settled) = &self.settled {
+            let [all, charged, not] =
+                [settled.killed(), settled.killed_charged, settled.killed_uncharged].map(thousands);
+            let label = "interrupted by a kill";
+            let answer = format!("settled by the ledger: {charged} were charged, {not} were not");
+            writeln!(out, "  {label:<24}{all:>10}, {answer}")?;
+        }
+        self.restarts.iter().flatten().enumerate().try_for_each(|(n, found)| {
+            let took = readable(u64::try_from(found.took.as_nanos()).unwrap_or(u64::MAX));
+            let (completed, interrupted) = (thousands(found.completed), thousands(found.interrupted));
+            let restart = n + 1;
+            writeln!(
+                out,
+                "  restart {restart}: {completed} keys completed, {interrupted} interrupted, read in {took}"
+            )
+        })
+    }
+
+    /// The server's own view.
+    fn engine(&self, out: &mut fmt::Formatter<'_>, figures: &Figures) -> fmt::Result {
+        if !self.restarts.is_empty() {
+            writeln!(out, "  since the last restart:")?;
+        }
+        timing(out, "claim", &figures.claim)?;
+        timing(out, "complete", &figures.complete)?;
+        writeln!(out, "\n{}", figures.store.trim_end())
+    }
 }
 
 impl fmt::Display for Report<'_> {
@@ -109,12 +145,16 @@ impl fmt::Display for Report<'_> {
         )?;
         self.traffic(out)?;
         self.mistakes(out)?;
-        if let Some(figures) = &self.figures {
-            row(out, "settled by the ledger", figures.settled)?;
+        if let Some(settled) = &self.settled {
+            row(out, "settled by the ledger", settled.total)?;
+        }
+        if self.args.kills > 0 {
             writeln!(out)?;
-            timing(out, "claim", &figures.claim)?;
-            timing(out, "complete", &figures.complete)?;
-            writeln!(out, "\n{}", figures.store.trim_end())?;
+            self.kills(out)?;
+        }
+        if let Some(figures) = &self.figures {
+            writeln!(out)?;
+            self.engine(out, figures)?;
         }
         writeln!(out)?;
         let overcharged = self.audit.overcharged;
@@ -140,7 +180,8 @@ fn timing(out: &mut fmt::Formatter<'_>, call: &str, timing: &Timing) -> fmt::Res
 fn readable(nanoseconds: u64) -> String {
     match nanoseconds {
         0..1_000 => format!("{nanoseconds} ns"),
-        _ => format!("{:.1} µs", nanoseconds as f64 / 1_000.0),
+        1_000..1_000_000 => format!("{:.1} µs", nanoseconds as f64 / 1e3),
+        _ => format!("{:.1} ms", nanoseconds as f64 / 1e6),
     }
 }
 

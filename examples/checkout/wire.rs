@@ -1,4 +1,7 @@
-//! What server and customers say to each other, as JSON.
+//! What the server says to its customers and to whoever started it, and they to it, as JSON.
+
+use std::net::SocketAddr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -45,14 +48,29 @@ pub(crate) struct ProblemBody {
     pub(crate) retryable: bool,
 }
 
-/// The body of `GET /figures`: the server's own view of the day.
+/// The first line that a server prints when it is a process of its own. It listens by then.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Hello {
+    pub(crate) address: SocketAddr,
+    /// What was in the log, if it keeps one.
+    pub(crate) recovered: Option<Recovered>,
+}
+
+/// What a store found in its log when it was opened.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Recovered {
+    /// Keys with an outcome, and keys that somebody was at work on.
+    pub(crate) completed: u64,
+    pub(crate) interrupted: u64,
+    pub(crate) took: Duration,
+}
+
+/// The body of `GET /figures`: the server's own view of the day, from its last start on.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Figures {
     /// Time spent inside the engine, per call.
     pub(crate) claim: Timing,
     pub(crate) complete: Timing,
-    /// Interrupted claims whose fate was looked up in the ledger and settled.
-    pub(crate) settled: u64,
     /// The store's statistics in its own words.
     pub(crate) store: String,
 }

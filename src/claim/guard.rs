@@ -2,7 +2,7 @@
 
 use super::{Pending, Subject};
 use crate::clock::Span;
-use crate::engine::NewOutcome;
+use crate::engine::{Grip, NewOutcome};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
@@ -113,14 +113,9 @@ impl<'s> ClaimGuard<'s> {
     ///
     /// As `complete`; [`Error::InvalidInput`] if the ttl is zero or over a hundred years.
     pub fn complete_with(&self, outcome: &[u8], options: CompleteOptions) -> Result<()> {
-        let (ttl, tag) = options.checked()?;
+        let outcome = NewOutcome::new(outcome, options.checked()?);
         let engine = &self.subject.engine;
         let grip = self.subject.grip(self.held);
-        let outcome = NewOutcome {
-            bytes: outcome,
-            ttl,
-            tag,
-        };
         if self.ended.load(Ordering::Acquire) {
             return engine.complete_again(grip, outcome);
         }
@@ -129,14 +124,48 @@ impl<'s> ClaimGuard<'s> {
         Ok(())
     }
 
-    /// Stores the outcome without waiting for it to be durable. In memory it is done when this
-    /// returns.
+    /// A completion for a batch.
+    pub(crate) fn completion<'a>(
+        &'a self,
+        outcome: &'a [u8],
+        options: CompleteOptions,
+    ) -> Result<(Grip<'a>, NewOutcome<'a>)> {
+        let outcome = NewOutcome::new(outcome, options.checked()?);
+        Ok((self.subject.grip(self.held), outcome))
+    }
+
+    /// It was completed: dropping has nothing to say.
+    pub(crate) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+    }
+
+    /// Stores the outcome without waiting for it to be durable. It is appended when this returns,
+    /// and visible, to everybody, once the [`Pending`] is ready: whoever leads the next sync sees
+    /// to that (the helper thread, if nobody else does). In memory it is done at once.
+    ///
+    /// From here on the guard has nothing to say when it is dropped.
     ///
     /// # Errors
     ///
     /// Those of [`complete_with`](Self::complete_with), from the [`Pending`].
     pub fn submit(&self, outcome: &[u8], options: CompleteOptions) -> Pending<()> {
-        Pending::ready(self.complete_with(outcome, options))
+        let options = match options.checked() {
+            Ok(options) => options,
+            Err(error) => return Pending::ready(Err(error)),
+        };
+        let outcome = NewOutcome::new(outcome, options);
+        let engine = &self.subject.engine;
+        let grip = self.subject.grip(self.held);
+        if self.ended.load(Ordering::Acquire) {
+            return Pending::ready(engine.complete_again(grip, outcome));
+        }
+        let (pending, slot) = Pending::later(Arc::clone(engine));
+        let submitted = engine.submit_complete(grip, outcome, move |done| slot.put(done));
+        if let Err(error) = submitted {
+            return Pending::ready(Err(error));
+        }
+        self.ended.store(true, Ordering::Release);
+        pending
     }
 
     /// Gives the claim back: the effect did not happen. The key is absent, and one of those who

@@ -113,18 +113,13 @@ impl<'s> Interrupted<'s> {
     /// [`Error::TooLarge`], [`Error::AtCapacity`], [`Error::InvalidInput`]: nothing was written
     /// and the key is still interrupted.
     pub fn resolve(mut self, outcome: &[u8], options: CompleteOptions) -> Result<Claim<'s>> {
-        let (ttl, tag) = options.checked()?;
+        let new = NewOutcome::new(outcome, options.checked()?);
         let grip = self.subject.grip(self.seen());
         let command = Command::TakeOver(self.question.generation);
-        let new = NewOutcome {
-            bytes: outcome,
-            ttl,
-            tag,
-        };
         let settled = self.subject.engine.settle(grip, command, new)?;
         let subject = self.decide();
         match settled {
-            Ok(generation) => Ok(Claim::Completed(Outcome::fresh(outcome, tag, generation, false))),
+            Ok(generation) => Ok(Claim::Completed(Outcome::fresh(outcome, new.tag, generation, false))),
             Err(Lost) => subject.claim_again(),
         }
     }

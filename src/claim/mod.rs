@@ -15,7 +15,7 @@ pub use pending::{Pending, RunError};
 
 use crate::answer::{Mismatch, Outcome};
 use crate::engine::{Engine, Grip};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::key::{KeyBuf, KeyHash};
 use crate::shard::change::{Held, Wish};
 use crate::shard::{Keyed, Verdict};
@@ -146,6 +146,24 @@ impl<'s> Claim<'s> {
             Verdict::Mismatch(mismatch) => Claim::Mismatch(mismatch),
             Verdict::InUse(_) => unreachable!("only `first_seen` is told so, and it makes no Claim"),
         }
+    }
+
+    /// A claim handed out by whoever syncs the log next.
+    pub(crate) fn submit(engine: &Arc<Engine>, k: Keyed<'_>, wish: Wish) -> Pending<Claim<'static>> {
+        let (pending, slot) = Pending::later(Arc::clone(engine));
+        let (key, hash, weak) = (k.key.to_buf(), k.hash, Arc::downgrade(engine));
+        let submitted = engine.submit_claim(k, wish, move |_, verdict| {
+            // Gone only while its last handle is being dropped.
+            let Some(engine) = weak.upgrade() else {
+                return slot.put(Err(Error::Closed));
+            };
+            let k = Keyed {
+                key: key.as_checked(),
+                hash,
+            };
+            slot.put(verdict.map(|verdict| Claim::new(EngineRef::Owned(engine), k, wish, verdict)));
+        });
+        submitted.map_or_else(|error| Pending::ready(Err(error)), |()| pending)
     }
 
     /// The same, borrowing nothing. Costs a reference count, and for long keys an allocation.

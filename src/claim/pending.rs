@@ -2,15 +2,19 @@
 
 use super::{InFlight, Interrupted};
 use crate::answer::Mismatch;
+use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::sync::{Arc, Condvar, Mutex};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 /// The result of a submitted call: a future, and a thread may [`wait`](Self::wait) for it.
 ///
-/// In memory the result is there at once.
+/// In memory the result is there at once. With a log it comes with the next sync, which the
+/// helper thread leads if nobody else does; in a store without a helper, waiting or polling leads
+/// it on this thread. Dropping it changes nothing about the call.
 ///
 /// ```
 /// # use onceonly::{Claim, CompleteOptions, Fingerprint, Key, Store};
@@ -23,12 +27,60 @@ use std::task::{Context, Poll};
 /// ```
 #[must_use = "the result says whether the call succeeded"]
 pub struct Pending<T> {
+    result: Eventual<T>,
+}
+
+enum Eventual<T> {
+    /// `None` once it was given away.
+    Now(Option<Result<T>>),
+    Later(Arc<Slot<T>>, Arc<Engine>),
+}
+
+/// Where the result of a submitted call is put.
+pub(super) struct Slot<T> {
+    inner: Mutex<Place<T>>,
+    filled: Condvar,
+}
+
+struct Place<T> {
     result: Option<Result<T>>,
+    waker: Option<Waker>,
+}
+
+impl<T> Slot<T> {
+    pub(super) fn put(&self, result: Result<T>) {
+        let waker = {
+            let mut place = self.inner.lock();
+            place.result = Some(result);
+            place.waker.take()
+        };
+        self.filled.notify_all();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
 }
 
 impl<T> Pending<T> {
     pub(crate) fn ready(result: Result<T>) -> Self {
-        Pending { result: Some(result) }
+        Pending {
+            result: Eventual::Now(Some(result)),
+        }
+    }
+
+    /// One that is ready when its slot is filled, by someone who syncs the engine's log.
+    pub(super) fn later(engine: Arc<Engine>) -> (Self, Arc<Slot<T>>) {
+        let slot = Arc::new(Slot {
+            inner: Mutex::new(Place {
+                result: None,
+                waker: None,
+            }),
+            filled: Condvar::new(),
+        });
+        let pending = Pending {
+            result: Eventual::Later(slot.clone(), engine),
+        };
+        (pending, slot)
     }
 
     /// Blocks until the result is there.
@@ -37,8 +89,20 @@ impl<T> Pending<T> {
     ///
     /// Those of the call that was submitted.
     pub fn wait(self) -> Result<T> {
-        // Taken out only by a poll that gave it away.
-        self.result.unwrap_or(Err(Error::Closed))
+        let (slot, engine) = match self.result {
+            // Taken out only by a poll that gave it away.
+            Eventual::Now(result) => return result.unwrap_or(Err(Error::Closed)),
+            Eventual::Later(slot, engine) => (slot, engine),
+        };
+        // What fails here fails the call too, and is told by it.
+        let _ = engine.drive();
+        let mut place = slot.inner.lock();
+        loop {
+            if let Some(result) = place.result.take() {
+                return result;
+            }
+            slot.filled.wait(&mut place);
+        }
     }
 }
 
@@ -49,8 +113,27 @@ impl<T> Future for Pending<T> {
     type Output = Result<T>;
 
     /// Polling again after the answer stays pending.
-    fn poll(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.result.take().map_or(Poll::Pending, Poll::Ready)
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let result = match &mut self.result {
+            Eventual::Now(result) => return result.take().map_or(Poll::Pending, Poll::Ready),
+            Eventual::Later(slot, engine) => {
+                // A waker's clone and drop are code of the caller's: neither runs under the lock.
+                let new = Some(cx.waker().clone());
+                let old = std::mem::replace(&mut slot.inner.lock().waker, new);
+                drop(old);
+                if !engine.has_helper {
+                    let _ = engine.drive();
+                }
+                slot.inner.lock().result.take()
+            }
+        };
+        match result {
+            None => Poll::Pending,
+            Some(result) => {
+                self.result = Eventual::Now(None);
+                Poll::Ready(result)
+            }
+        }
     }
 }
 

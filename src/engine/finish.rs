@@ -1,11 +1,14 @@
 //! What a holder does with its claim, and what others do with an interrupted one.
 
 use super::Engine;
+use super::logged::Completing;
 use crate::answer::Outcome;
 use crate::clock::{Span, Tick};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
-use crate::segment::{Address, Completed, NoRoom};
+use crate::log::Log;
+use crate::options::{CheckedOptions, Durability};
+use crate::segment::{Address, Draft, NoRoom};
 use crate::shard::change::{Attached, Held, Publish, Wish};
 use crate::shard::state::Command;
 use crate::shard::{Found, Keyed, Lost, Refused, Ticket, Verdict};
@@ -31,6 +34,29 @@ pub(crate) struct NewOutcome<'a> {
     pub(crate) bytes: &'a [u8],
     pub(crate) ttl: Option<Span>,
     pub(crate) tag: u16,
+    /// None: the store's.
+    pub(crate) durability: Option<Durability>,
+}
+
+impl<'a> NewOutcome<'a> {
+    /// What `first_seen` stores.
+    fn nothing(ttl: Option<Span>) -> Self {
+        NewOutcome {
+            bytes: &[],
+            ttl,
+            tag: 0,
+            durability: None,
+        }
+    }
+
+    pub(crate) fn new(bytes: &'a [u8], options: CheckedOptions) -> Self {
+        NewOutcome {
+            bytes,
+            ttl: options.ttl,
+            tag: options.tag,
+            durability: options.durability,
+        }
+    }
 }
 
 impl Engine {
@@ -38,8 +64,66 @@ impl Engine {
     pub(crate) fn complete(&self, grip: Grip<'_>, outcome: NewOutcome<'_>) -> Result<()> {
         let now = self.enter()?;
         let generation = grip.held.generation;
-        let done = self.append_and_publish(grip, Command::Complete(generation), generation, outcome, now)?;
+        let command = Command::Complete(generation);
+        let done = match &self.log {
+            Some(log) => {
+                let done = self.complete_logged(log, grip, command, outcome, now)?.map(drop);
+                self.tend_a_little(now, &self.commons.pins.pin());
+                done
+            }
+            None => self.append_and_publish(grip, command, generation, outcome, now)?,
+        };
         done.or_else(|Lost| self.repeated(grip, outcome, now))
+    }
+
+    /// Completes many claims: `each` is given the answers in order. One wait for all of them.
+    pub(crate) fn complete_batch<'a>(
+        &self,
+        batch: impl Iterator<Item = Result<(Grip<'a>, NewOutcome<'a>)>>,
+        mut each: impl FnMut(Result<()>),
+    ) {
+        let Some(log) = &self.log else {
+            return batch.for_each(|item| each(item.and_then(|(grip, outcome)| self.complete(grip, outcome))));
+        };
+        let mut begun = Vec::new();
+        for item in batch {
+            begun.push(item.and_then(|(grip, outcome)| {
+                let now = self.enter()?;
+                let command = Command::Complete(grip.held.generation);
+                let completing = self.begin_complete(log, grip, command, outcome, now)?;
+                Ok((grip, outcome, now, completing))
+            }));
+        }
+        for item in begun {
+            each(item.and_then(|(grip, outcome, now, completing)| match completing {
+                Ok(completing) => self.finish_complete(log, grip.k, completing, outcome, now).map(drop),
+                Err(Lost) => self.repeated(grip, outcome, now),
+            }));
+        }
+    }
+
+    /// Stores an outcome and leaves the wait to whoever syncs next.
+    pub(crate) fn submit_complete(
+        &self,
+        grip: Grip<'_>,
+        outcome: NewOutcome<'_>,
+        then: impl FnOnce(Result<()>) + Send + 'static,
+    ) -> Result<()> {
+        let durability = outcome.durability.unwrap_or(self.durability);
+        let log = match &self.log {
+            Some(log) if durability == Durability::Sync => log,
+            _ => {
+                then(self.complete(grip, outcome));
+                return Ok(());
+            }
+        };
+        let now = self.enter()?;
+        let command = Command::Complete(grip.held.generation);
+        match self.begin_complete(log, grip, command, outcome, now)? {
+            Ok(completing) => self.submit_completing(grip.k, completing, outcome, now, then),
+            Err(Lost) => then(self.repeated(grip, outcome, now)),
+        }
+        Ok(())
     }
 
     /// Stores an outcome in the name of a claim seen at `grip`'s generation, under a larger one
@@ -51,6 +135,9 @@ impl Engine {
         outcome: NewOutcome<'_>,
     ) -> Result<Result<u64, Lost>> {
         let now = self.enter()?;
+        if let Some(log) = &self.log {
+            return self.complete_logged(log, grip, command, outcome, now);
+        }
         let generation = self.shard(grip.k).lock().reserve_generation();
         let done = self.append_and_publish(grip, command, generation, outcome, now)?;
         Ok(done.map(|()| generation))
@@ -66,14 +153,11 @@ impl Engine {
     ) -> Result<Result<(), Lost>> {
         Error::check_len("outcome", outcome.bytes.len(), self.max_outcome)?;
         let c = &self.commons;
-        let record = Completed {
-            key: grip.k.key,
-            fingerprint: grip.fingerprint,
-            generation,
+        let ttl = outcome.ttl.unwrap_or(c.ttl);
+        let record = Draft {
             tag: outcome.tag,
-            written: now,
-            ttl: outcome.ttl.unwrap_or(c.ttl),
-            outcome: outcome.bytes,
+            body: outcome.bytes,
+            ..Draft::completed(grip.k.key, grip.fingerprint, generation, now, ttl)
         };
         let mut pin = c.pins.pin();
         let at = self.append(&record, grip, now, &mut pin)?;
@@ -93,7 +177,7 @@ impl Engine {
         Ok(result.map(|served| served.send(fresh)))
     }
 
-    fn append(&self, record: &Completed<'_>, grip: Grip<'_>, now: Tick, pin: &mut Guard) -> Result<Address> {
+    fn append(&self, record: &Draft<'_>, grip: Grip<'_>, now: Tick, pin: &mut Guard) -> Result<Address> {
         let c = &self.commons;
         let first = c.segments.append(record, &c.bytes);
         first
@@ -107,7 +191,7 @@ impl Engine {
 
     /// Writes a record its claim has set room aside for.
     #[cold]
-    fn append_covered(&self, record: &Completed<'_>, grip: Grip<'_>) -> Result<Address, NoRoom> {
+    fn append_covered(&self, record: &Draft<'_>, grip: Grip<'_>) -> Result<Address, NoRoom> {
         /// Others that write at the same time are about to free more than they took.
         const TRIES: usize = 1_000;
         let c = &self.commons;
@@ -160,13 +244,20 @@ impl Engine {
 
     pub(crate) fn release(&self, k: Keyed<'_>, held: Held, command: Command) -> Result<()> {
         let now = self.enter()?;
-        let released = self.shard(k).lock().release(&self.commons, k, held, command, now);
+        let released = match &self.log {
+            Some(log) => self.release_logged(log, k, held, command, self.durability, now)?,
+            None => self.shard(k).lock().release(&self.commons, k, held, command, now),
+        };
         released.map_err(|Lost| self.lease_lost(k, now))
     }
 
     pub(crate) fn checkpoint(&self, k: Keyed<'_>, held: Held, note: &[u8]) -> Result<()> {
         let now = self.enter()?;
         Error::check_len("checkpoint", note.len(), MAX_CHECKPOINT)?;
+        if let Some(log) = &self.log {
+            let noted = self.checkpoint_logged(log, k, held, note, now)?;
+            return noted.map_err(|Lost| self.lease_lost(k, now));
+        }
         let note: Arc<[u8]> = note.into();
         let mut pin = self.commons.pins.pin();
         self.with_room(k, now, &mut pin, |shard, _| {
@@ -180,7 +271,10 @@ impl Engine {
 
     pub(crate) fn renew(&self, k: Keyed<'_>, held: Held, lease: Span) -> Result<()> {
         let now = self.enter()?;
-        let renewed = self.shard(k).lock().renew(&self.commons, k, held, lease, now);
+        let renewed = match &self.log {
+            Some(log) => self.renew_logged(log, k, held, lease, now)?,
+            None => self.shard(k).lock().renew(&self.commons, k, held, lease, now),
+        };
         self.settle_debt();
         renewed.map_err(|Lost| self.lease_lost(k, now))
     }
@@ -189,6 +283,16 @@ impl Engine {
     /// nothing.
     pub(crate) fn guard_dropped(&self, k: Keyed<'_>, held: Held, release: bool) {
         let Ok(now) = self.enter() else { return };
+        let command = Command::Release(held.generation);
+        let mut release = release;
+        if let (true, Some(log)) = (release, &self.log) {
+            // Nobody is told that it succeeded, so nobody waits for the disk.
+            let released = self.release_logged(log, k, held, command, Durability::Process, now);
+            if released.is_ok() {
+                return;
+            }
+            release = false;
+        }
         let mut shard = self.shard(k).lock();
         if release {
             let _ = shard.release(&self.commons, k, held, Command::Release(held.generation), now);
@@ -200,7 +304,13 @@ impl Engine {
     /// Takes an interrupted claim over.
     pub(crate) fn resume(&self, k: Keyed<'_>, seen: Held, lease: Span) -> Result<Result<Ticket, Lost>> {
         let now = self.enter()?;
-        let resumed = self.shard(k).lock().resume(&self.commons, k, seen, lease, now);
+        let resumed = match &self.log {
+            Some(log) => {
+                let command = Command::TakeOver(seen.generation);
+                self.take_over_logged(log, k, seen, command, lease, now)?
+            }
+            None => self.shard(k).lock().resume(&self.commons, k, seen, lease, now),
+        };
         self.settle_debt();
         Ok(resumed)
     }
@@ -216,9 +326,15 @@ impl Engine {
     pub(crate) fn attach(&self, k: Keyed<'_>, command: Command) -> Result<Attached> {
         let now = self.enter()?;
         let pin = self.commons.pins.pin();
-        let attached = {
-            let mut shard = self.shard(k).lock();
-            shard.attach(&self.commons, k, command, self.lease, now, &pin)
+        let attached = match &self.log {
+            Some(log) => {
+                drop(pin);
+                self.attach_logged(log, k, command, now)?
+            }
+            None => {
+                let mut shard = self.shard(k).lock();
+                shard.attach(&self.commons, k, command, self.lease, now, &pin)
+            }
         };
         self.settle_debt();
         Ok(attached)
@@ -226,42 +342,121 @@ impl Engine {
 
     /// True if the key was absent; then it is completed, without an outcome.
     pub(crate) fn first_seen(&self, k: Keyed<'_>, ttl: Option<Span>) -> Result<bool> {
-        let wish = Wish {
-            fingerprint: Fingerprint::NONE,
-            lease: self.lease,
-            passing: true,
-        };
+        let wish = self.passing_wish();
         let mut verdict = self.claim(k, wish)?;
         // Another `first_seen` is just about to finish: its answer decides ours.
         while let Verdict::InFlight(_) = verdict {
             std::thread::yield_now();
             verdict = self.wait(k, wish, Tick::NEVER)?;
         }
-        match verdict {
-            Verdict::Acquired(ticket) => self.store_first(k, ticket, ttl),
-            Verdict::InUse(status) => Err(Error::InUse { status }),
-            // Completed, with whatever fingerprint.
-            _ => Ok(false),
+        match Self::seen_first(verdict)? {
+            Seen::Answer(is_first) => Ok(is_first),
+            Seen::First(ticket) => {
+                let stored = self.complete(self.passing_grip(k, &ticket), NewOutcome::nothing(ttl));
+                self.end_first_seen(k, &ticket, stored)
+            }
         }
     }
 
-    /// The second half of `first_seen`: the key is claimed, and is completed at once.
-    fn store_first(&self, k: Keyed<'_>, ticket: Ticket, ttl: Option<Span>) -> Result<bool> {
+    /// The same for many keys, with one wait for all: `each` is given the answers in order.
+    pub(crate) fn first_seen_batch<'k>(
+        &self,
+        batch: impl Iterator<Item = Result<Keyed<'k>>>,
+        mut each: impl FnMut(Result<bool>),
+    ) {
+        let Some(log) = &self.log else {
+            return batch.for_each(|k| each(k.and_then(|k| self.first_seen(k, None))));
+        };
+        let nothing = NewOutcome::nothing(None);
+        let mut begun: Vec<Result<FirstSeen<'k>>> = Vec::new();
+        let end = |item: FirstSeen<'k>| match item {
+            FirstSeen::Answer(is_first) => Ok(is_first),
+            FirstSeen::Storing(k, ticket, completing, now) => {
+                let stored = self.finish_complete(log, k, completing, nothing, now);
+                self.end_first_seen(k, &ticket, stored.map(drop))
+            }
+        };
+        for k in batch {
+            let item = k.and_then(|k| {
+                let mut first = self.begin_first_seen(log, k, nothing)?;
+                if first.is_none() {
+                    // Met in flight: perhaps by a repeat in this very batch, which is let finish.
+                    for item in &mut begun {
+                        let waiting = std::mem::replace(item, Ok(FirstSeen::Answer(false)));
+                        *item = waiting.and_then(end).map(FirstSeen::Answer);
+                    }
+                    first = Some(FirstSeen::Answer(self.first_seen(k, None)?));
+                }
+                Ok(first.unwrap_or(FirstSeen::Answer(false)))
+            });
+            begun.push(item);
+        }
+        begun.into_iter().for_each(|item| each(item.and_then(end)));
+    }
+
+    /// Up to the wait; `None` if another `first_seen` of the key is under way.
+    fn begin_first_seen<'k>(
+        &self,
+        log: &Log,
+        k: Keyed<'k>,
+        nothing: NewOutcome<'_>,
+    ) -> Result<Option<FirstSeen<'k>>> {
+        let verdict = self.claim(k, self.passing_wish())?;
+        if let Verdict::InFlight(_) = verdict {
+            return Ok(None);
+        }
+        let ticket = match Self::seen_first(verdict)? {
+            Seen::Answer(is_first) => return Ok(Some(FirstSeen::Answer(is_first))),
+            Seen::First(ticket) => ticket,
+        };
+        let now = self.enter()?;
+        let grip = self.passing_grip(k, &ticket);
+        let command = Command::Complete(ticket.generation);
+        let begun = self.begin_complete(log, grip, command, nothing, now);
+        Ok(Some(match begun {
+            Ok(Ok(completing)) => FirstSeen::Storing(k, ticket, completing, now),
+            Ok(Err(Lost)) => {
+                let stored = Err(self.lease_lost(k, now));
+                FirstSeen::Answer(self.end_first_seen(k, &ticket, stored)?)
+            }
+            Err(error) => FirstSeen::Answer(self.end_first_seen(k, &ticket, Err(error))?),
+        }))
+    }
+
+    fn passing_wish(&self) -> Wish {
+        Wish {
+            fingerprint: Fingerprint::NONE,
+            lease: self.lease,
+            passing: true,
+            durability: self.durability,
+        }
+    }
+
+    fn passing_grip<'k>(&self, k: Keyed<'k>, ticket: &Ticket) -> Grip<'k> {
         let held = Held {
             lease: ticket.lease,
             generation: ticket.generation,
         };
-        let grip = Grip {
+        Grip {
             k,
             fingerprint: Fingerprint::NONE,
             held,
-        };
-        let nothing = NewOutcome {
-            bytes: &[],
-            ttl,
-            tag: 0,
-        };
-        match self.complete(grip, nothing) {
+        }
+    }
+
+    /// What the answer to a passing claim means.
+    fn seen_first(verdict: Verdict) -> Result<Seen> {
+        match verdict {
+            Verdict::Acquired(ticket) => Ok(Seen::First(ticket)),
+            Verdict::InUse(status) => Err(Error::InUse { status }),
+            // Completed, with whatever fingerprint.
+            _ => Ok(Seen::Answer(false)),
+        }
+    }
+
+    /// The second half of `first_seen`: the key was claimed, and its completion was tried.
+    fn end_first_seen(&self, k: Keyed<'_>, ticket: &Ticket, stored: Result<()>) -> Result<bool> {
+        match stored {
             Ok(()) => Ok(true),
             // Within the lease nobody can have taken it over. Somebody has forgotten the key in
             // between, or settled it: it was seen first.
@@ -273,9 +468,21 @@ impl Engine {
                 status => Err(Error::InUse { status }),
             },
             Err(error) => {
-                self.guard_dropped(k, held, true);
+                self.guard_dropped(k, self.passing_grip(k, ticket).held, true);
                 Err(error)
             }
         }
     }
+}
+
+/// What a passing claim comes to.
+enum Seen {
+    Answer(bool),
+    First(Ticket),
+}
+
+/// One of a batch of `first_seen`.
+enum FirstSeen<'k> {
+    Answer(bool),
+    Storing(Keyed<'k>, Ticket, Completing, Tick),
 }

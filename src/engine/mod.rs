@@ -3,14 +3,19 @@
 //!
 //! A call goes through the same door ([`Engine::enter`]): is the store open, is this the process
 //! that made it, what time is it. It looks without a lock first; only what that cannot answer
-//! takes the shard's lock. Records are appended before the lock is taken.
+//! takes the shard's lock. Records are appended before the lock is taken; with a log, between
+//! two takings of it ([`logged`]).
 
 mod finish;
+mod logged;
+mod open;
 mod operate;
 mod tend;
 mod wait;
 
 pub(crate) use finish::{Grip, NewOutcome};
+pub(crate) use open::LogOptions;
+pub use open::RecoveryReport;
 pub(crate) use operate::ScanItem;
 pub(crate) use tend::run_helper;
 pub(crate) use wait::WaitTurn;
@@ -22,6 +27,8 @@ use crate::epoch::{Limbo, Pins};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::key::{Key, KeyHasher};
+use crate::log::Log;
+use crate::options::Durability;
 use crate::quota::Quota;
 use crate::segment::words::ForkMark;
 use crate::segment::{Record, Segments, space};
@@ -48,6 +55,9 @@ pub(crate) struct Settings {
     pub(crate) lanes: usize,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) constant_hash: bool,
+    pub(crate) durability: Durability,
+    pub(crate) claim_durability: Durability,
+    pub(crate) helper_thread: bool,
 }
 
 pub(crate) struct Engine {
@@ -60,6 +70,13 @@ pub(crate) struct Engine {
     pub(crate) lease: Span,
     max_outcome: usize,
     store_id: u64,
+    /// The log, in a store that has one.
+    log: Option<Log>,
+    jobs: logged::Jobs,
+    pub(crate) durability: Durability,
+    pub(crate) claim_durability: Durability,
+    pub(crate) has_helper: bool,
+    recovery: RecoveryReport,
     housekeeping: Mutex<tend::Housekeeping>,
     /// When a refused claim may look for expired keys again.
     next_search: AtomicU64,
@@ -73,15 +90,27 @@ const BYTE_BLOCK: u64 = 8 << 10;
 const GROWTH_BYTES: u64 = 64 << 10;
 
 impl Settings {
-    /// The least `max_bytes` these settings can work with.
+    /// The least `max_bytes` these settings can work with, in memory.
     pub(crate) fn min_bytes(&self) -> u64 {
-        self.shards as u64 * Shard::new_bytes() + space::min_bytes(self.lanes) + GROWTH_BYTES
+        self.fixed_bytes() + space::min_bytes(self.lanes)
+    }
+
+    /// The same for what does not depend on where records lie.
+    fn fixed_bytes(&self) -> u64 {
+        self.shards as u64 * Shard::new_bytes() + GROWTH_BYTES
     }
 }
 
 impl Engine {
-    /// Makes an engine; the caller has checked that the budget is at least `min_bytes`.
+    /// Makes an engine in memory; the caller has checked that the budget is at least
+    /// `min_bytes`.
     pub(crate) fn new(settings: Settings) -> Option<Arc<Self>> {
+        let timeline = Timeline::new(settings.clock.clone());
+        Self::assemble(settings, timeline, None).map(Arc::new)
+    }
+
+    /// Puts the parts together.
+    fn assemble(settings: Settings, timeline: Timeline, log: Option<Log>) -> Option<Self> {
         let Settings {
             ttl,
             lease,
@@ -93,18 +122,23 @@ impl Engine {
             max_outcome,
             shards,
             lanes,
-            clock,
             constant_hash,
+            durability,
+            claim_durability,
+            helper_thread,
+            ..
         } = settings;
-        let timeline = Timeline::new(clock);
         let now = timeline.now();
         let bytes = Quota::new(max_bytes, shards, BYTE_BLOCK);
         if !bytes.take_direct(shards as u64 * Shard::new_bytes()) {
             return None;
         }
-        let segments = Segments::new(space::segment_bytes(max_bytes), lanes, &bytes, now)?;
+        let segments = match &log {
+            Some(_) => Segments::without_lanes(&bytes, now),
+            None => Segments::new(space::segment_bytes(max_bytes), lanes, &bytes, now)?,
+        };
         let hasher = KeyHasher::new(constant_hash);
-        Some(Arc::new(Engine {
+        Some(Engine {
             commons: Commons {
                 segments,
                 pins: Pins::new(),
@@ -118,18 +152,30 @@ impl Engine {
                 max_waiters,
                 alarm: Arc::new(Alarm::new()),
                 replays: Replays::default(),
+                room: log.as_ref().map(|log| log.room.clone()),
+                ceiling: AtomicU64::new(u64::MAX),
             },
             shards: (0..shards).map(Shard::new).collect(),
-            store_id: hasher.store_id(),
+            store_id: log.as_ref().map_or_else(|| hasher.store_id(), Log::store),
             hasher,
             timeline,
             fork: ForkMark::new(),
             closed: AtomicBool::new(false),
             lease,
             max_outcome,
+            log,
+            jobs: logged::Jobs::default(),
+            durability,
+            claim_durability,
+            has_helper: helper_thread,
+            recovery: RecoveryReport::default(),
             housekeeping: Mutex::new(tend::Housekeeping::default()),
             next_search: AtomicU64::new(0),
-        }))
+        })
+    }
+
+    pub(crate) fn recovery(&self) -> &RecoveryReport {
+        &self.recovery
     }
 
     pub(crate) fn store_id(&self) -> u64 {
@@ -194,14 +240,76 @@ impl Engine {
 
     /// The same under a pin and at a time the caller has.
     pub(crate) fn claim_at(&self, k: Keyed<'_>, wish: Wish, now: Tick, pin: &mut Guard) -> Result<Verdict> {
-        if let Some(answer) = self.glimpse_claim(k, wish, now, pin) {
-            return Ok(answer);
-        }
-        let answer = self.with_room(k, now, pin, |shard, pin| {
-            shard.claim(&self.commons, k, wish, now, pin)
+        let begun = self.begin_claim_at(k, wish, now, pin);
+        // Not pinned while waiting for the disk.
+        let answer = begun.and_then(|begun| match begun {
+            Begun::Answer(verdict) => Ok(verdict),
+            recording => pin.repin_after(|| self.end_claim_at(k, wish, recording, now)),
         });
         self.tend_a_little(now, pin);
         answer
+    }
+
+    /// Claims a key, up to the wait for the claim's record.
+    pub(crate) fn begin_claim_at(&self, k: Keyed<'_>, wish: Wish, now: Tick, pin: &mut Guard) -> Result<Begun> {
+        if let Some(answer) = self.glimpse_claim(k, wish, now, pin) {
+            return Ok(Begun::Answer(answer));
+        }
+        if let Some(log) = &self.log {
+            log.check()?;
+        }
+        let verdict = self.with_room(k, now, pin, |shard, pin| {
+            // What has expired may be just being written again.
+            while shard.is_engaged(k) {
+                shard.wait_settled();
+            }
+            shard.claim(&self.commons, k, wish, now, pin)
+        })?;
+        match (verdict, &self.log) {
+            (Verdict::Acquired(ticket), Some(log)) if !wish.passing => {
+                let recording = self.begin_claim(log, k, wish, ticket, now)?;
+                Ok(Begun::Recording(recording))
+            }
+            (verdict, _) => Ok(Begun::Answer(verdict)),
+        }
+    }
+
+    /// Waits for the record, if there is one, and hands the claim out.
+    pub(crate) fn end_claim_at(&self, k: Keyed<'_>, wish: Wish, begun: Begun, now: Tick) -> Result<Verdict> {
+        match (begun, &self.log) {
+            (Begun::Answer(verdict), _) => Ok(verdict),
+            (Begun::Recording(recording), Some(log)) => {
+                let ticket = self.finish_claim(log, k, recording, wish.durability, now);
+                ticket.map(Verdict::Acquired)
+            }
+            (Begun::Recording(_), None) => unreachable!("only a log records claims"),
+        }
+    }
+
+    /// Claims a key and leaves the wait to whoever syncs next.
+    pub(crate) fn submit_claim(
+        &self,
+        k: Keyed<'_>,
+        wish: Wish,
+        then: impl FnOnce(&Engine, Result<Verdict>) + Send + 'static,
+    ) -> Result<()> {
+        let now = self.enter()?;
+        let pin = &mut self.commons.pins.pin();
+        match self.begin_claim_at(k, wish, now, pin)? {
+            Begun::Recording(recording) if wish.durability == Durability::Sync => {
+                self.submit_recording(k, recording, now, then);
+            }
+            begun => then(self, self.end_claim_at(k, wish, begun, now)),
+        }
+        Ok(())
+    }
+
+    /// Runs what was submitted, on this thread: for stores without a helper.
+    pub(crate) fn drive(&self) -> Result<()> {
+        match &self.log {
+            Some(log) => self.commit_all(log),
+            None => Ok(()),
+        }
     }
 
     /// Answers a claim of a completed key without the lock.
@@ -314,11 +422,26 @@ impl Engine {
 
     /// Asks for what a batch will touch: first the buckets of all keys, then their records.
     pub(crate) fn prefetch<'k>(&self, batch: impl Iterator<Item = Keyed<'k>> + Clone, pin: &Guard) {
-        for k in batch.clone() {
-            self.shard(k).buckets(pin).prefetch(k.hash.tag());
-        }
+        self.prefetch_buckets(batch.clone(), pin);
         for k in batch {
             self.shard(k).prefetch_record(k, &self.commons, pin);
+        }
+    }
+
+    fn prefetch_buckets<'k>(&self, batch: impl Iterator<Item = Keyed<'k>>, pin: &Guard) {
+        for k in batch {
+            self.shard(k).buckets(pin).prefetch(k.hash.tag());
+        }
+    }
+
+    /// Intervals are kept by the helper thread.
+    pub(crate) fn allowed(&self, durability: Durability) -> Result<Durability> {
+        match durability {
+            Durability::Interval(_) if !self.has_helper => Err(Error::InvalidInput {
+                what: "durability",
+                why: "an interval needs the helper thread; switch it on, or use Process and Store::sync",
+            }),
+            durability => Ok(durability),
         }
     }
 
@@ -348,7 +471,9 @@ impl Engine {
                 *total += units;
             }
         }
-        let (segments, used) = c.segments.used();
+        let (segments, used) = self.log.as_ref().map_or_else(|| c.segments.used(), Log::used);
+        let (syncs, synced_calls) = self.log.as_ref().map_or((0, 0), Log::commits);
+        let of_log = |get: fn(&Log) -> u64| self.log.as_ref().map_or(0, get);
         Stats {
             acquired: sum.acquired,
             completed: sum.completed,
@@ -377,7 +502,30 @@ impl Engine {
             bytes_limit: c.bytes.limit(),
             segments,
             index_rebuilds: sum.rebuilds,
+            bytes_disk: of_log(Log::disk_bytes),
+            syncs,
+            synced_calls,
+            records_carried: of_log(|log| log.carried.load(Ordering::Relaxed)),
+            prepare_failures: of_log(|log| log.prepare_failures.load(Ordering::Relaxed)),
             replay_ages: c.replays.ages(),
+        }
+    }
+}
+
+/// What a claim comes to before its record is durable.
+pub(crate) enum Begun {
+    Answer(Verdict),
+    Recording(logged::Recording),
+}
+
+impl Drop for Engine {
+    /// The last handle is gone: what was recorded is made durable, as well as it can be.
+    fn drop(&mut self) {
+        let Some(log) = &self.log else { return };
+        if self.is_ours() {
+            let _ = log.close();
+        } else {
+            log.abandon();
         }
     }
 }

@@ -25,6 +25,9 @@ impl Engine {
 
     pub(crate) fn forget(&self, k: Keyed<'_>) -> Result<bool> {
         let now = self.enter()?;
+        if let Some(log) = &self.log {
+            return self.forget_logged(log, k, now);
+        }
         let pin = self.commons.pins.pin();
         let forgot = self.shard(k).lock().forget(&self.commons, k, now, &pin);
         Ok(forgot)

@@ -5,10 +5,13 @@
 //! same, only its memory comes back later.
 
 use super::Engine;
-use crate::clock::Tick;
+use crate::clock::{Span, Tick};
 use crate::epoch::is_nth_call;
+use crate::log::Log;
+use crate::log::format::Pos;
 use crate::quota::Quota;
 use crate::segment::space::Doomed;
+use crate::shard::halves::Carried;
 use crate::shard::tend::Tended;
 use crate::shard::{Keyed, Refused};
 use crate::sync::{Arc, Ordering, Weak};
@@ -42,6 +45,8 @@ const TENDING: Effort = Effort {
 /// A call in so many looks after what waits for readers, and frees one segment and so many
 /// replaced tables: more than that many calls retire.
 const REAP_CALLS: u32 = 32;
+/// The same for a log without a helper.
+const LOG_CALLS: u32 = 64;
 const REAPED_TABLES: usize = 16;
 /// Records unlinked in one step from a segment about to be retired.
 const WALK_RECORDS: usize = 256;
@@ -52,6 +57,10 @@ const SEARCH_SHARDS: usize = 16;
 const SEARCH_PAUSE: Duration = Duration::from_secs(1);
 /// Segments it may retire.
 const SEARCH_SEGMENTS: usize = 4;
+/// Records of the oldest segment looked at in one step.
+const CARRY_RECORDS: usize = 128;
+/// An idle store notes the time this often, so that a restart believes the clock.
+const NOTE_TIME: Span = Span::from_millis(3_600_000);
 /// Pins after which something unlinked is free, if no reader holds it up.
 const EPOCHS: usize = 4;
 /// A sweep starts when more than one slot in so many is stale ...
@@ -67,15 +76,32 @@ pub(super) struct Housekeeping {
     /// The next shard to search for expired keys, and to sweep.
     search_at: usize,
     sweep_at: usize,
+    /// How far the oldest segment of the log has been written again.
+    carry: Option<Carry>,
+}
+
+struct Carry {
+    id: u32,
+    /// The next word to look at.
+    word: usize,
+    /// Something wanted was being changed, and is still there.
+    skipped: bool,
+}
+
+/// What the helper saw of the log when it last looked.
+#[derive(Default)]
+pub(super) struct Idle {
+    end: Option<Pos>,
+    noted: Option<Tick>,
 }
 
 impl Engine {
     /// What a call does for the store: at most one segment retired, and some memory given back
     /// and some buckets swept.
     #[inline]
-    pub(super) fn tend_a_little(&self, now: Tick, pin: &Guard) {
+    pub(crate) fn tend_a_little(&self, now: Tick, pin: &Guard) {
         let c = &self.commons;
-        let is_due = c.segments.next_due() <= now.0 || c.sweep.is_running();
+        let is_due = c.segments.next_due() <= now.0 || c.sweep.is_running() || self.is_log_due(now);
         // What waits for readers is asked for now and then: most of the time it still waits.
         let waits = || c.segments.pending_bytes() > 0 || c.tables.bytes() > 0;
         if is_due || (is_nth_call(REAP_CALLS) && waits()) {
@@ -83,6 +109,15 @@ impl Engine {
         }
         if c.segments.wants_spare() {
             c.alarm.ring();
+        }
+    }
+
+    /// Without a helper the calls look after the log, now and then: it may wait for the disk.
+    #[inline]
+    fn is_log_due(&self, now: Tick) -> bool {
+        match &self.log {
+            Some(log) if !self.has_helper => is_nth_call(LOG_CALLS) && log.next_due() <= now,
+            _ => false,
         }
     }
 
@@ -95,7 +130,7 @@ impl Engine {
         };
         let c = &self.commons;
         c.segments.seal_idle(now);
-        let retired = self.retire_one(&mut keeping, now, pin);
+        let retired = self.retire_one(&mut keeping, now, pin) || self.carry_some(&mut keeping, now, false);
         // One: unmapping a segment of small pages was seen to take 50 to 200 µs.
         let mut freed = c.segments.reap(now, &c.bytes);
         for _ in 0..REAPED_TABLES {
@@ -126,12 +161,7 @@ impl Engine {
     fn retire_one(&self, keeping: &mut Housekeeping, now: Tick, pin: &Guard) -> bool {
         let c = &self.commons;
         let next = keeping.walk.take().or_else(|| {
-            let doomed = c.segments.take_doomed(now)?;
-            if doomed.live() > 0 {
-                c.keys.give_direct(doomed.live());
-            }
-            let from = doomed.words().start;
-            Some((doomed, from))
+            Some(self.doom(self.take_doomed(now)?))
         });
         let Some((doomed, from)) = next else { return false };
         // Only counts by scope need to know whose records these are.
@@ -144,8 +174,168 @@ impl Engine {
         if c.scopes.is_none() {
             c.sweep.add_stale(doomed.live());
         }
+        if let Some(log) = &self.log {
+            // What fails here has poisoned the log, and the next open finds the segment.
+            let _ = log.drop_front(now);
+        }
         c.segments.retire(doomed, pin);
         true
+    }
+
+    /// A segment in which everything has expired. It is closed: nothing in it is published any
+    /// more.
+    fn take_doomed(&self, now: Tick) -> Option<Doomed> {
+        let c = &self.commons;
+        match &self.log {
+            None => c.segments.take_doomed(now),
+            Some(log) if log.check().is_err() || self.is_closed() => None,
+            Some(log) => Some(c.segments.close(log.expired(now)?)),
+        }
+    }
+
+    /// A claim was refused for something the log can see to at once. True if it has.
+    fn make_room_in(&self, log: &Log, refused: Refused, now: Tick) -> bool {
+        match refused {
+            Refused::Room => log.prepare_one(self.means(now)),
+            Refused::Generations => {
+                let so_far = self.shards.iter().map(|s| s.lock().generation_so_far()).max();
+                self.raise_ceiling(log, so_far.unwrap_or(1), now).is_ok()
+            }
+            _ => false,
+        }
+    }
+
+    /// Writes some records of the oldest segment again, if it is mostly waste, and lets it go
+    /// when it holds nothing that is wanted. True if there was something to do.
+    fn carry_some(&self, keeping: &mut Housekeeping, now: Tick, urgent: bool) -> bool {
+        let c = &self.commons;
+        let Some(log) = &self.log else { return false };
+        if log.check().is_err() || self.is_closed() || keeping.walk.is_some() {
+            return false;
+        }
+        let Some(front) = log.leftover(|id| c.segments.table.live(id), now, urgent) else {
+            return false;
+        };
+        let begun = keeping.carry.take().filter(|carry| carry.id == front.id());
+        let mut carry = begun.unwrap_or(Carry {
+            id: front.id(),
+            word: front.words().start,
+            skipped: false,
+        });
+        for _ in 0..CARRY_RECORDS {
+            if carry.word >= front.words().end {
+                // What was being changed when its turn came is looked at once more.
+                if !carry.skipped {
+                    keeping.walk = Some(self.doom(c.segments.close(front)));
+                }
+                return true;
+            }
+            match self.carry_one(log, &front, &mut carry, now) {
+                Some(words) => carry.word += words,
+                None => {
+                    // There is no room to write it; later there may be.
+                    keeping.carry = Some(carry);
+                    return false;
+                }
+            }
+        }
+        keeping.carry = Some(carry);
+        true
+    }
+
+    /// A segment is closed: the keys it still held are given back, as far as nobody counts them
+    /// by scope.
+    fn doom(&self, doomed: Doomed) -> (Doomed, usize) {
+        if doomed.live() > 0 {
+            self.commons.keys.give_direct(doomed.live());
+        }
+        let from = doomed.words().start;
+        (doomed, from)
+    }
+
+    /// Writes one record again, if it counts; its length, or `None` if that has to wait.
+    fn carry_one(&self, log: &Log, front: &Doomed, carry: &mut Carry, now: Tick) -> Option<usize> {
+        let c = &self.commons;
+        let pin = c.pins.pin();
+        let word = carry.word;
+        let at = front.address(word);
+        let Some(record) = c.segments.table.record(at, &pin) else {
+            // A note without a key.
+            return Some(log.note_words(front, word));
+        };
+        let words = record.len_words();
+        let (Some(key), Some(draft)) = (record.key(), record.draft()) else {
+            return Some(words);
+        };
+        let k = Keyed {
+            key,
+            hash: self.hasher.hash(key),
+        };
+        let carried = self.shard(k).lock().begin_carry(c, k, at, now, &pin);
+        let means = self.means(now);
+        match carried {
+            Carried::Dead => return Some(words),
+            Carried::Busy => {
+                carry.skipped = true;
+                return Some(words);
+            }
+            Carried::Outcome => match log.append(&draft, false, means) {
+                Ok(appended) => {
+                    self.shard(k).lock().finish_carry(c, k, at, appended.at, &pin);
+                }
+                Err(_) => {
+                    self.shard(k).lock().disengage(k);
+                    return None;
+                }
+            },
+            Carried::Claim(begun) => match log.append(&begun.claimed(k), false, means) {
+                Ok(appended) => {
+                    self.shard(k).lock().finish_carry_claim(c, &begun, appended.at, now);
+                }
+                Err(_) => {
+                    self.shard(k).lock().abort(c, k, begun.held, now, &pin);
+                    return None;
+                }
+            },
+        }
+        log.carried.fetch_add(1, Ordering::Relaxed);
+        Some(words)
+    }
+
+    /// What the log wants done by itself: files made ahead, sealed segments synced, intervals
+    /// kept, the last batch vouched for. True if there was something to do.
+    pub(super) fn tend_log(&self, now: Tick) -> bool {
+        let Some(log) = &self.log else { return false };
+        if log.check().is_err() || self.is_closed() {
+            return false;
+        }
+        let mut busy = false;
+        if self.has_jobs() || log.next_sync() <= now {
+            busy |= self.commit_all(log).is_ok();
+        }
+        if let Some(end) = log.sealed_end() {
+            busy |= self.commit(log, end.min(log.end())).is_ok();
+        }
+        busy | log.prepare(self.means(now))
+    }
+
+    /// When nothing else was to do for a while: the last batch is vouched for, the time noted.
+    pub(super) fn tend_idle_log(&self, now: Tick, keeping: &mut Idle) {
+        let Some(log) = &self.log else { return };
+        if log.check().is_err() || self.is_closed() {
+            return;
+        }
+        let end = log.end();
+        if std::mem::replace(&mut keeping.end, Some(end)) != Some(end) {
+            return;
+        }
+        if keeping.noted.is_none_or(|at| at.after(NOTE_TIME) <= now) {
+            keeping.noted = Some(now);
+            let _ = log.note_time(now);
+        } else {
+            let _ = log.vouch_idle();
+        }
+        keeping.end = Some(log.end());
     }
 
     /// Unlinks the next records of a segment; returns where to go on, unless it is done.
@@ -157,7 +347,11 @@ impl Engine {
                 return None;
             }
             let at = doomed.address(word);
-            let record = c.segments.table.record(at, pin)?;
+            let Some(record) = c.segments.table.record(at, pin) else {
+                // Between the log's records with a key there are others.
+                word += self.log.as_ref()?.note_words(doomed, word);
+                continue;
+            };
             let key = record.key()?;
             let k = Keyed {
                 key,
@@ -218,13 +412,18 @@ impl Engine {
             Refused::Keys => Some(&c.keys),
             Refused::Flights => Some(&c.flights),
             Refused::Bytes => Some(&c.bytes),
-            Refused::Scope => None,
+            Refused::Scope | Refused::Room | Refused::Generations => None,
         };
         if let Some(quota) = quota {
             self.collect_credits(quota);
         }
         if refused == Refused::Bytes {
             self.give_back_all(now, pin);
+        }
+        if let Some(log) = &self.log
+            && self.make_room_in(log, refused, now)
+        {
+            return;
         }
         // Nothing expires within a tick; and in a flood of refused claims the search takes at
         // most an eighth of the time.
@@ -238,8 +437,16 @@ impl Engine {
         c.segments.seal_idle(now);
         for _ in 0..SEARCH_SEGMENTS {
             self.retire_one(&mut keeping, now, pin);
+            if refused == Refused::Room || refused == Refused::Bytes {
+                self.carry_some(&mut keeping, now, true);
+            }
         }
         self.give_back_all(now, pin);
+        if refused == Refused::Room
+            && let Some(log) = &self.log
+        {
+            log.prepare_one(self.means(now));
+        }
         for n in 1..=self.shards.len() {
             keeping.search_at = (keeping.search_at + 1) % self.shards.len();
             self.shards[keeping.search_at].lock().expire(c, now, pin);
@@ -294,7 +501,7 @@ impl Engine {
             }
             let pin = c.pins.pin();
             pin.flush();
-            let mut busy = self.tend_store(now, TENDING, &pin);
+            let mut busy = self.tend_store(now, TENDING, &pin) | self.tend_log(now);
             busy |= c.segments.trim_pool(now, &c.bytes);
             idle_turns = if busy { 0 } else { idle_turns + 1 };
         }
@@ -319,7 +526,9 @@ impl Engine {
         /// An idle store is looked at this often.
         const IDLE: u64 = 1_000;
         let shards = self.shards.iter().map(|s| s.due()).min().unwrap_or(u64::MAX);
-        let due = shards.min(self.commons.segments.next_due());
+        let log = self.log.as_ref().filter(|log| log.check().is_ok());
+        let log = log.map_or(u64::MAX, |log| log.next_sync().min(log.next_due()).0);
+        let due = shards.min(self.commons.segments.next_due()).min(log);
         Tick(due.max(now.0 + 1).min(now.0 + IDLE))
     }
 }
@@ -328,6 +537,7 @@ impl Engine {
 pub(crate) fn run_helper(engine: Weak<Engine>) {
     /// What one turn may take before others get the locks again.
     const TURN: Duration = Duration::from_millis(5);
+    let mut idle = Idle::default();
     loop {
         let Some(strong) = engine.upgrade() else { return };
         if strong.is_closed() {
@@ -335,8 +545,13 @@ pub(crate) fn run_helper(engine: Weak<Engine>) {
         }
         let Ok(now) = strong.enter() else { return };
         let more = strong.maintain(now, TURN);
-        strong.commons.segments.prepare(now, &strong.commons.bytes);
+        if strong.log.is_none() {
+            strong.commons.segments.prepare(now, &strong.commons.bytes);
+        }
         let now = strong.timeline.now();
+        if !more {
+            strong.tend_idle_log(now, &mut idle);
+        }
         let until = if more {
             Tick(now.0 + 1)
         } else {

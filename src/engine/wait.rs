@@ -77,8 +77,16 @@ impl Engine {
             return Err(Error::Forked);
         }
         self.closed.store(true, crate::sync::Ordering::SeqCst);
+        let closed = match &self.log {
+            Some(log) => {
+                let done = log.close();
+                self.run_jobs(log, &done);
+                done
+            }
+            None => Ok(()),
+        };
         self.nudge_everyone();
-        Ok(())
+        closed
     }
 
     /// Tells everyone who waits to look again: the store closed, or time has jumped.

@@ -4,7 +4,7 @@
 //! Records are copied under the lane's lock: nothing is reserved that might stay unwritten, so
 //! there are no holes below a cursor. No lane lock is ever taken under a shard's lock.
 
-use super::record::{Completed, TimeBase};
+use super::record::{Draft, TimeBase};
 use super::table::{Address, HEADER_WORDS, SegmentTable};
 use super::words::{Mapping, WORD};
 use crate::clock::{Span, Tick};
@@ -34,6 +34,12 @@ impl Class {
     }
 }
 
+/// The ttl that chooses a record's class.
+pub(crate) fn ttl_of(record: &Draft<'_>) -> Span {
+    let span = record.deadline.0.saturating_sub(record.written.0);
+    record.ttl.unwrap_or(Span::from_millis(span))
+}
+
 /// A segment being written.
 pub(crate) struct Open {
     pub(crate) id: u32,
@@ -58,14 +64,13 @@ impl Open {
 
     /// Appends the record if it fits, in space and in the range of the deadline.
     #[inline]
-    pub(crate) fn put(&mut self, record: &Completed<'_>, table: &SegmentTable) -> Option<Address> {
-        let expires = self.time.expires(record.deadline())?;
-        let end = self.cursor + record.words(self.time.ttl);
+    pub(crate) fn put(&mut self, record: &Draft<'_>, table: &SegmentTable) -> Option<Address> {
+        let fit = record.fit(&self.time)?;
+        let end = self.cursor + fit.words;
         let to = self.mapping.words().get(self.cursor..end)?;
-        record.write(&self.time, expires, to);
-        let deadline = self.time.deadline(expires);
-        table.note_deadline(self.id, deadline);
-        self.latest = self.latest.max(deadline);
+        record.write(&self.time, &fit, to);
+        table.note_deadline(self.id, fit.deadline);
+        self.latest = self.latest.max(fit.deadline);
         let at = Address::new(self.id, self.cursor);
         self.cursor = end;
         Some(at)
@@ -109,15 +114,15 @@ impl Lane {
 
     /// Appends to the head of the record's class, if it is open and has room.
     #[inline]
-    pub(crate) fn put(&mut self, record: &Completed<'_>, table: &SegmentTable) -> Option<Address> {
-        let class = Class::of(record.ttl);
+    pub(crate) fn put(&mut self, record: &Draft<'_>, table: &SegmentTable) -> Option<Address> {
+        let class = Class::of(ttl_of(record));
         let head = self.heads.iter_mut().find(|h| h.class == class)?;
         head.open.as_mut()?.put(record, table)
     }
 
     /// Appends to any open head that has room, the least longer class first.
-    pub(crate) fn put_anywhere(&mut self, record: &Completed<'_>, table: &SegmentTable) -> Option<Address> {
-        let class = Class::of(record.ttl);
+    pub(crate) fn put_anywhere(&mut self, record: &Draft<'_>, table: &SegmentTable) -> Option<Address> {
+        let class = Class::of(ttl_of(record));
         self.heads.sort_by_key(|h| (h.class < class, h.class));
         self.heads
             .iter_mut()

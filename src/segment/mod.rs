@@ -14,6 +14,6 @@ pub(crate) mod space;
 pub(crate) mod table;
 pub(crate) mod words;
 
-pub(crate) use record::{Completed, Record};
+pub(crate) use record::{Draft, Record};
 pub(crate) use space::{NoRoom, Segments};
 pub(crate) use table::Address;

@@ -1,4 +1,5 @@
-//! The bytes of one record. This page is the specification of the format.
+//! The bytes of one record, in memory and on disk alike. This page is the specification of the
+//! format.
 //!
 //! A record is written once and never changed. It is a run of 8-byte little-endian words:
 //!
@@ -7,20 +8,33 @@
 //!       +------------+-----+---------+--------+------+------+-------------------+
 //!  w0   |     0      | pad | id_len  |scope_ln| flags| kind |     len_words     |
 //!       +------------+-----+---------+--------+------+------+-------------------+
-//!  w1   |  expires, in units after the base   |    crc (0 in memory)            |
+//!  w1   |  expires, in units after the base   |    sum (0 in memory)            |
 //!       +-------------------------------------+---------------------------------+
 //!  w2   |              generation (48)                      |      tag (16)     |
 //!       +---------------------------------------------------+-------------------+
 //!  [fingerprint, 2 words, if FINGERPRINT]     none: Fingerprint::NONE
 //!  [written, 1 word, if WRITTEN]              none: expires - 1 - the segment's ttl
-//!  scope, id, outcome, end to end, then `pad` (0..=7) zero bytes
+//!  [attempt (32) | revision (32), 1 word]     claims whose tag has COUNTED
+//!  scope, id, outcome or checkpoint, end to end, then `pad` (0..=7) zero bytes
 //! ```
 //!
 //! - `len_words` counts the whole record. Zero means that nothing is written here.
-//! - `kind` zero is reserved, so that zeroed memory is never a record.
-//! - `expires` and the base: a segment has a base tick and a unit (1 or 1,000 ticks); the
-//!   deadline in ticks is `base + expires * unit`, rounded up when written.
-//! - `written` is the tick of completion; records whose ttl is the segment's own leave it out.
+//! - `kind`: 1 completed, 2 claimed, 3 released, 4 forgotten. Zero is reserved, so that zeroed
+//!   memory is never a record; the log has more, without a key, in `log::format`.
+//! - `expires` and the base: a segment has a base tick; the deadline in ticks is
+//!   `base + expires * unit`, rounded up when written. The unit is a tick, or 1,000 if COARSE.
+//!   A claim's is the moment it is forgotten, a release's that of the claim it ends.
+//! - `written` is the tick of completion, or at which the claim's generation began; completed
+//!   records whose ttl is the segment's own leave it out.
+//! - `tag`: the caller's, in a completed record; in a claim, flags (NOTED: what follows the key
+//!   is a checkpoint; COUNTED).
+//! - `revision` orders what is written of one claim: each checkpoint or renewal repeats the
+//!   whole claim with the next revision.
+//! - `sum`: see [`Stamp`]. Only the log fills it.
+//!
+//! Of the records of one key the one with the largest generation counts; among those of one
+//! generation the claim with the largest revision comes after the others, and whatever ends the
+//! claim after all of them ([`Record::order`]).
 //!
 //! Overhead over key and outcome: 24 bytes and 3.5 of padding on average, 16 more with a
 //! fingerprint, 8 more with a ttl of its own.
@@ -29,7 +43,7 @@ use super::words::{Published, WORD, WordWriter};
 use crate::clock::{Span, Tick};
 use crate::fingerprint::Fingerprint;
 use crate::key::{CheckedKey, MAX_ID, MAX_SCOPE};
-use crate::sync::AtomicU64;
+use crate::sync::{AtomicU64, Ordering};
 
 /// The largest outcome the builder may allow. With the longest key it stays far below what
 /// `len_words` can say.
@@ -45,111 +59,312 @@ const END_AT: u32 = 53;
 
 const FINGERPRINT: u64 = 1;
 const WRITTEN: u64 = 2;
+const COARSE: u64 = 4;
+
+/// Flags in the tag of a claim.
+const NOTED: u16 = 1;
+const COUNTED: u16 = 2;
 
 /// Words before the optional ones.
-const FIXED: usize = 3;
+pub(crate) const FIXED: usize = 3;
 
 const _: () = assert!(MAX_SCOPE < 1 << (ID_AT - SCOPE_AT));
 const _: () = assert!(MAX_ID < 1 << (PAD_AT - ID_AT));
 const _: () = assert!((MAX_OUTCOME + MAX_SCOPE + MAX_ID) / WORD + FIXED + 4 < 1 << LEN_BITS);
 
-/// The word 0 kind of a completed record.
-const COMPLETED: u64 = 1;
+/// What a record says of its key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    Completed = 1,
+    Claimed = 2,
+    Released = 3,
+    Forgotten = 4,
+}
 
-/// How a segment tells time: where its deadlines count from, in which unit, and the ttl most of
-/// its records have.
+impl Kind {
+    fn of(w0: u64) -> Option<Kind> {
+        match kind_bits(w0) {
+            1 => Some(Kind::Completed),
+            2 => Some(Kind::Claimed),
+            3 => Some(Kind::Released),
+            4 => Some(Kind::Forgotten),
+            _ => None,
+        }
+    }
+}
+
+/// The kind a first word names, keyed or not.
+pub(crate) fn kind_bits(w0: u64) -> u64 {
+    field(w0, KIND_AT, FLAGS_AT)
+}
+
+/// The length a first word claims.
+pub(crate) fn len_bits(w0: u64) -> usize {
+    field(w0, 0, LEN_BITS) as usize
+}
+
+/// The first word of a record without a key.
+pub(crate) fn bare_word(kind: u64, len: usize) -> u64 {
+    len as u64 | kind << KIND_AT
+}
+
+/// What makes a segment's records its own: goes into every sum, so that bytes written under
+/// another name (another store, another segment, an earlier life of the file, another place in
+/// it) never verify.
+///
+/// `sum = crc32(identity; offset, expires, crc32(w0, w2 ..))`, the outer one started from the
+/// CRC of the identity.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Stamp(u32);
+
+impl Stamp {
+    pub(crate) fn new(store: u64, sequence: u64, life: u64) -> Self {
+        let mut hasher = crc32fast::Hasher::new();
+        for word in [store, sequence, life] {
+            hasher.update(&word.to_le_bytes());
+        }
+        Stamp(hasher.finalize())
+    }
+
+    /// The sum of a record with first word `w0` whose words from w2 on are `rest`.
+    fn sum(self, w0: u64, expires: u32, rest: &[AtomicU64], word: usize) -> u32 {
+        let mut body = crc32fast::Hasher::new();
+        body.update(&w0.to_le_bytes());
+        // By way of a small buffer: one call a word would cost more than the copy.
+        let mut buffer = [0; 64 * WORD];
+        for words in rest.chunks(64) {
+            for (to, from) in buffer.chunks_exact_mut(WORD).zip(words) {
+                // The bytes as they lie in memory, which are little-endian.
+                to.copy_from_slice(&from.load(Ordering::Relaxed).to_ne_bytes());
+            }
+            body.update(&buffer[..words.len() * WORD]);
+        }
+        if cfg!(onceonly_sabotage = "identity") {
+            return body.finalize();
+        }
+        let mut sum = crc32fast::Hasher::new_with_initial(self.0);
+        sum.update(&(word as u64).to_le_bytes());
+        sum.update(&expires.to_le_bytes());
+        sum.update(&body.finalize().to_le_bytes());
+        sum.finalize()
+    }
+
+    /// Ends a record whose words from w2 on are written: the sum, then the first word, which
+    /// makes it one.
+    pub(crate) fn seal(self, w0: u64, expires: u32, to: &[AtomicU64], word: usize) {
+        let sum = self.sum(w0, expires, &to[2..], word);
+        let w1 = u64::from(expires) << 32 | u64::from(sum);
+        to[1].store(w1.to_le(), Ordering::Relaxed);
+        // Release: whoever finds the first word finds the others, should the process be killed
+        // (the words go to the page cache in this order on every machine that has one).
+        to[0].store(w0.to_le(), Ordering::Release);
+    }
+
+    /// Does the record that starts at `words` and ends with them verify?
+    pub(crate) fn holds(self, words: &[AtomicU64], word: usize) -> bool {
+        let load = |at: usize| u64::from_le(words[at].load(Ordering::Relaxed));
+        words.len() >= FIXED && {
+            let (w0, w1) = (load(0), load(1));
+            self.sum(w0, (w1 >> 32) as u32, &words[2..], word) == w1 as u32
+        }
+    }
+}
+
+/// How a segment tells time: where its deadlines count from, and the ttl most of its records
+/// have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct TimeBase {
     pub(crate) base: Tick,
-    /// Ticks per unit of `expires`.
-    pub(crate) unit: u64,
     pub(crate) ttl: Span,
 }
 
-/// A ttl up to which deadlines are kept in ticks: 24 days, so that a segment of that class can
-/// stay open for as long again before its deadlines leave 32 bits.
+/// A span up to which deadlines are kept in ticks: 24 days, so that a segment may be filled for
+/// as long again before they leave 32 bits.
 const FINE: Span = Span::from_millis(24 * 24 * 3_600 * 1_000);
+/// Ticks in a coarse unit.
+pub(crate) const COARSE_UNIT: u64 = 1_000;
 
 impl TimeBase {
     pub(crate) fn new(base: Tick, ttl: Span) -> Self {
-        if ttl > FINE {
-            return Self::coarse(base, ttl);
-        }
-        TimeBase { base, unit: 1, ttl }
-    }
-
-    /// A base whose deadlines are kept in whole seconds, whatever the ttl.
-    pub(crate) fn coarse(base: Tick, ttl: Span) -> Self {
-        TimeBase {
-            base,
-            unit: 1_000,
-            ttl,
-        }
+        TimeBase { base, ttl }
     }
 
     /// The deadline as a record states it, rounded up; `None` if it is out of range here.
-    pub(crate) fn expires(&self, deadline: Tick) -> Option<u32> {
+    fn expires(&self, deadline: Tick, coarse: bool) -> Option<u32> {
         let after = deadline.0.checked_sub(self.base.0)?;
-        u32::try_from(after.div_ceil(self.unit)).ok()
+        u32::try_from(after.div_ceil(unit(coarse))).ok()
     }
 
-    pub(crate) fn deadline(&self, expires: u32) -> Tick {
-        Tick(self.base.0 + u64::from(expires) * self.unit)
+    fn deadline(&self, expires: u32, coarse: bool) -> Tick {
+        Tick(self.base.0 + u64::from(expires) * unit(coarse))
     }
 }
 
-/// A completed record about to be written.
+fn unit(coarse: bool) -> u64 {
+    if coarse { COARSE_UNIT } else { 1 }
+}
+
+/// A record about to be written.
 #[derive(Clone, Copy)]
-pub(crate) struct Completed<'a> {
+pub(crate) struct Draft<'a> {
+    pub(crate) kind: Kind,
     pub(crate) key: CheckedKey<'a>,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) generation: u64,
     pub(crate) tag: u16,
+    /// When it was completed, or its generation began.
     pub(crate) written: Tick,
-    pub(crate) ttl: Span,
-    pub(crate) outcome: &'a [u8],
+    pub(crate) deadline: Tick,
+    /// How long it is kept after `written`, where the deadline says no more than that.
+    pub(crate) ttl: Option<Span>,
+    pub(crate) attempt: u32,
+    pub(crate) revision: u32,
+    /// The outcome, or the checkpoint.
+    pub(crate) body: &'a [u8],
 }
 
-impl Completed<'_> {
-    pub(crate) fn deadline(&self) -> Tick {
-        self.written.after(self.ttl)
+/// Where a draft is to be written: how much room, and how its deadline is put.
+pub(crate) struct Fit {
+    pub(crate) words: usize,
+    expires: u32,
+    coarse: bool,
+    /// The deadline as the record will say it, which may be a little later.
+    pub(crate) deadline: Tick,
+}
+
+impl<'a> Draft<'a> {
+    /// A finished claim.
+    pub(crate) fn completed(
+        key: CheckedKey<'a>,
+        fingerprint: Fingerprint,
+        generation: u64,
+        written: Tick,
+        ttl: Span,
+    ) -> Self {
+        Draft {
+            kind: Kind::Completed,
+            key,
+            fingerprint,
+            generation,
+            tag: 0,
+            written,
+            deadline: written.after(ttl),
+            ttl: Some(ttl),
+            attempt: 0,
+            revision: 0,
+            body: &[],
+        }
+    }
+
+    /// An unfinished claim, as it is now.
+    pub(crate) fn claimed(
+        key: CheckedKey<'a>,
+        fingerprint: Fingerprint,
+        generation: u64,
+        [started, forget_at]: [Tick; 2],
+        [attempt, revision]: [u32; 2],
+        checkpoint: Option<&'a [u8]>,
+    ) -> Self {
+        let mut tag = 0;
+        if checkpoint.is_some() {
+            tag |= NOTED;
+        }
+        if attempt != 0 || revision != 0 {
+            tag |= COUNTED;
+        }
+        Draft {
+            kind: Kind::Claimed,
+            key,
+            fingerprint,
+            generation,
+            tag,
+            written: started,
+            deadline: forget_at,
+            ttl: None,
+            attempt,
+            revision,
+            body: checkpoint.unwrap_or_default(),
+        }
+    }
+
+    /// The end of a key without an outcome; kept until `deadline`, that of what it ends.
+    pub(crate) fn ended(kind: Kind, key: CheckedKey<'a>, generation: u64, deadline: Tick) -> Self {
+        Draft {
+            kind,
+            key,
+            fingerprint: Fingerprint::NONE,
+            generation,
+            tag: 0,
+            written: Tick(0),
+            deadline,
+            ttl: None,
+            attempt: 0,
+            revision: 0,
+            body: &[],
+        }
+    }
+
+    fn says_written(&self, segment_ttl: Span) -> bool {
+        match self.kind {
+            Kind::Completed => self.ttl != Some(segment_ttl),
+            Kind::Claimed => true,
+            Kind::Released | Kind::Forgotten => false,
+        }
+    }
+
+    fn is_counted(&self) -> bool {
+        self.kind == Kind::Claimed && self.tag & COUNTED != 0
     }
 
     /// Words this record takes in a segment with that ttl.
     pub(crate) fn words(&self, segment_ttl: Span) -> usize {
         FIXED
             + if self.fingerprint.is_none() { 0 } else { 2 }
-            + usize::from(self.ttl != segment_ttl)
-            + (self.key.len() + self.outcome.len()).div_ceil(WORD)
+            + usize::from(self.says_written(segment_ttl))
+            + usize::from(self.is_counted())
+            + (self.key.len() + self.body.len()).div_ceil(WORD)
     }
 
     /// Does it fit into the room a claim on its key sets aside?
     pub(crate) fn is_covered(&self) -> bool {
-        (self.words(self.ttl) + 1) * WORD <= room_for_empty(self.key)
+        let ttl = self.ttl.unwrap_or(Span::from_millis(0));
+        (self.words(ttl) + 1) * WORD <= room_for_empty(self.key)
     }
 
-    /// Writes the record to the start of `to`, whose length is `self.words(time.ttl)`.
-    pub(crate) fn write(&self, time: &TimeBase, expires: u32, to: &[AtomicU64]) {
-        debug_assert_eq!(to.len(), self.words(time.ttl));
-        let bytes = self.key.len() + self.outcome.len();
+    /// How it is written in a segment that tells time like this; `None` if its deadline is out
+    /// of range there.
+    pub(crate) fn fit(&self, time: &TimeBase) -> Option<Fit> {
+        let span = Span::from_millis(self.deadline.0.saturating_sub(self.written.0));
+        let long = self.ttl.unwrap_or(span) > FINE;
+        let (coarse, expires) = match time.expires(self.deadline, long) {
+            Some(expires) => (long, expires),
+            None => (true, time.expires(self.deadline, true)?),
+        };
+        Some(Fit {
+            words: self.words(time.ttl),
+            expires,
+            coarse,
+            deadline: time.deadline(expires, coarse),
+        })
+    }
+
+    /// Writes the record to `to`, whose length is `fit.words`, but for its first two words,
+    /// which are returned.
+    fn write_rest(&self, time: &TimeBase, fit: &Fit, to: &[AtomicU64]) -> [u64; 2] {
+        debug_assert_eq!(to.len(), fit.words);
+        let bytes = self.key.len() + self.body.len();
         let mut flags = 0;
         if !self.fingerprint.is_none() {
             flags |= FINGERPRINT;
         }
-        if self.ttl != time.ttl {
+        if self.says_written(time.ttl) {
             flags |= WRITTEN;
         }
+        if fit.coarse {
+            flags |= COARSE;
+        }
         let pad = bytes.next_multiple_of(WORD) - bytes;
-        let mut out = WordWriter::new(to);
-        out.word(
-            to.len() as u64
-                | COMPLETED << KIND_AT
-                | flags << FLAGS_AT
-                | (self.key.scope().len() as u64) << SCOPE_AT
-                | (self.key.id().len() as u64) << ID_AT
-                | (pad as u64) << PAD_AT,
-        );
-        out.word(u64::from(expires) << 32);
+        let mut out = WordWriter::new(&to[2..]);
         out.word(self.generation << 16 | u64::from(self.tag));
         if flags & FINGERPRINT != 0 {
             self.fingerprint.to_words().into_iter().for_each(|w| out.word(w));
@@ -157,11 +372,41 @@ impl Completed<'_> {
         if flags & WRITTEN != 0 {
             out.word(self.written.0);
         }
+        if self.is_counted() {
+            out.word(u64::from(self.attempt) << 32 | u64::from(self.revision));
+        }
         out.bytes(self.key.scope());
         out.bytes(self.key.id());
-        out.bytes(self.outcome);
+        out.bytes(self.body);
         let written = out.finish();
-        debug_assert_eq!(written, to.len());
+        debug_assert_eq!(written + 2, to.len());
+        let w0 = to.len() as u64
+            | (self.kind as u64) << KIND_AT
+            | flags << FLAGS_AT
+            | (self.key.scope().len() as u64) << SCOPE_AT
+            | (self.key.id().len() as u64) << ID_AT
+            | (pad as u64) << PAD_AT;
+        [w0, u64::from(fit.expires) << 32]
+    }
+
+    /// Writes the record where nothing is recovered from: without a sum.
+    pub(crate) fn write(&self, time: &TimeBase, fit: &Fit, to: &[AtomicU64]) {
+        for (word, to) in self.write_rest(time, fit, to).into_iter().zip(to) {
+            to.store(word.to_le(), Ordering::Relaxed);
+        }
+    }
+
+    /// Writes the record as the log wants it, at this word of its segment.
+    pub(crate) fn write_summed(
+        &self,
+        time: &TimeBase,
+        fit: &Fit,
+        to: &[AtomicU64],
+        stamp: Stamp,
+        word: usize,
+    ) {
+        let [w0, _] = self.write_rest(time, fit, to);
+        stamp.seal(w0, fit.expires, to, word);
     }
 }
 
@@ -187,19 +432,37 @@ impl<'a> Record<'a> {
         let w0 = words.word(0);
         let len = field(w0, 0, LEN_BITS) as usize;
         let words = words.first(len)?;
+        let is_keyed = kind_bits(w0).wrapping_sub(1) < 4;
+        if len < FIXED || !is_keyed || w0 >> END_AT != 0 {
+            return None;
+        }
         let record = Record { words, w0, time };
         let end = record.key_len() + field(w0, PAD_AT, END_AT) as usize;
-        let fits = len >= FIXED && (len - FIXED) * WORD >= end + record.optional_words() * WORD;
-        (fits && field(w0, KIND_AT, FLAGS_AT) == COMPLETED && w0 >> END_AT == 0).then_some(record)
+        ((len - FIXED) * WORD >= end + record.optional_words() * WORD).then_some(record)
     }
 
     pub(crate) fn len_words(&self) -> usize {
         self.words.len()
     }
 
+    pub(crate) fn kind(&self) -> Kind {
+        // `read` lets no other kind through.
+        Kind::of(self.w0).unwrap_or(Kind::Completed)
+    }
+
+    /// Which of two records of one key counts: the larger.
+    pub(crate) fn order(&self) -> (u64, u64) {
+        let rank = match self.kind() {
+            Kind::Claimed => u64::from(self.revision()),
+            Kind::Completed | Kind::Released | Kind::Forgotten => u64::MAX,
+        };
+        (self.generation(), rank)
+    }
+
     #[inline]
     pub(crate) fn deadline(&self) -> Tick {
-        self.time.deadline((self.words.word(1) >> 32) as u32)
+        self.time
+            .deadline((self.words.word(1) >> 32) as u32, self.flag(COARSE))
     }
 
     #[inline]
@@ -221,14 +484,61 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// When it was completed.
+    /// When it was completed, or its generation began.
     pub(crate) fn written(&self) -> Tick {
         if self.flag(WRITTEN) {
-            let at = FIXED + if self.flag(FINGERPRINT) { 2 } else { 0 };
-            Tick(self.words.word(at))
+            Tick(self.words.word(self.written_at()))
         } else {
             Tick(self.deadline().0.saturating_sub(1 + self.time.ttl.millis()))
         }
+    }
+
+    fn written_at(&self) -> usize {
+        FIXED + if self.flag(FINGERPRINT) { 2 } else { 0 }
+    }
+
+    /// Takeovers, and how often the claim was written again; zero in other kinds.
+    fn counts(&self) -> u64 {
+        if self.is_counted() {
+            self.words.word(self.written_at() + usize::from(self.flag(WRITTEN)))
+        } else {
+            0
+        }
+    }
+
+    pub(crate) fn attempt(&self) -> u32 {
+        (self.counts() >> 32) as u32
+    }
+
+    pub(crate) fn revision(&self) -> u32 {
+        self.counts() as u32
+    }
+
+    /// The note of an unfinished claim.
+    pub(crate) fn checkpoint(&self) -> Option<&'a [u8]> {
+        (self.kind() == Kind::Claimed && self.tag() & NOTED != 0).then(|| self.outcome())
+    }
+
+    /// The same record, to be written elsewhere.
+    pub(crate) fn draft(&self) -> Option<Draft<'a>> {
+        let ttl = match self.kind() {
+            // Said by its absence.
+            Kind::Completed if !self.flag(WRITTEN) => Some(self.time.ttl),
+            _ => None,
+        };
+        Some(Draft {
+            kind: self.kind(),
+            key: self.key()?,
+            fingerprint: self.fingerprint(),
+            generation: self.generation(),
+            tag: self.tag(),
+            written: self.written(),
+            deadline: self.deadline(),
+            ttl,
+            attempt: self.attempt(),
+            revision: self.revision(),
+            body: self.outcome(),
+        })
     }
 
     #[inline]
@@ -245,6 +555,7 @@ impl<'a> Record<'a> {
         CheckedKey::from_parts(scope, id)
     }
 
+    /// What follows the key.
     #[inline]
     pub(crate) fn outcome(&self) -> &'a [u8] {
         &self.bytes()[self.key_len()..]
@@ -259,7 +570,14 @@ impl<'a> Record<'a> {
 
     #[inline]
     fn optional_words(&self) -> usize {
-        (if self.flag(FINGERPRINT) { 2 } else { 0 }) + usize::from(self.flag(WRITTEN))
+        (if self.flag(FINGERPRINT) { 2 } else { 0 })
+            + usize::from(self.flag(WRITTEN))
+            + usize::from(self.is_counted())
+    }
+
+    #[inline]
+    fn is_counted(&self) -> bool {
+        kind_bits(self.w0) == Kind::Claimed as u64 && self.tag() & COUNTED != 0
     }
 
     #[inline]
@@ -312,18 +630,15 @@ mod tests {
     #[test]
     fn golden_bytes() {
         let key = Key::new("acme", "order-1").check().unwrap();
-        let record = Completed {
-            key,
-            fingerprint: Fingerprint::from_bytes(*b"0123456789abcdef"),
-            generation: 7,
+        let fingerprint = Fingerprint::from_bytes(*b"0123456789abcdef");
+        let record = Draft {
             tag: 201,
-            written: Tick(1_500),
-            ttl: Span::from_millis(60_000),
-            outcome: b"paid",
+            body: b"paid",
+            ..Draft::completed(key, fingerprint, 7, Tick(1_500), Span::from_millis(60_000))
         };
-        let to = memory(record.words(time().ttl));
-        let expires = time().expires(record.deadline()).unwrap();
-        record.write(&time(), expires, &to);
+        let fit = record.fit(&time()).unwrap();
+        let to = memory(fit.words);
+        record.write(&time(), &fit, &to);
         // SAFETY: written above, on this thread.
         #[allow(unsafe_code)]
         let bytes = unsafe { Published::new(&to) }.bytes_from(0);
@@ -348,12 +663,18 @@ mod tests {
 
     #[test]
     fn deadlines_round_up_and_stay_in_range() {
-        let coarse = TimeBase::new(Tick(5), Span::from_millis(30 * 24 * 3_600_000));
-        assert_eq!(coarse.unit, 1_000);
-        let expires = coarse.expires(Tick(5 + 1)).unwrap();
-        assert_eq!(coarse.deadline(expires), Tick(5 + 1_000));
-        assert_eq!(coarse.expires(Tick(4)), None);
-        assert_eq!(time().expires(Tick(1_000 + (1 << 32))), None);
+        let time = time();
+        let expires = time.expires(Tick(1_001), true).unwrap();
+        assert_eq!(time.deadline(expires, true), Tick(2_000));
+        assert_eq!(time.expires(Tick(999), false), None);
+        assert_eq!(time.expires(Tick(1_000 + (1 << 32)), false), None);
+        let key = Key::unscoped("k").check().unwrap();
+        let fit = |ttl| {
+            let draft = Draft::completed(key, Fingerprint::NONE, 1, Tick(1_000), Span::from_millis(ttl));
+            draft.fit(&time).map(|fit| fit.deadline)
+        };
+        assert_eq!(fit(5), Some(Tick(1_006)), "exact");
+        assert_eq!(fit(FINE.millis() + 1), Some(Tick(1_000 + FINE.millis() + 1_000)));
     }
 
     fn bytes(max: usize) -> impl Strategy<Value = Vec<u8>> {
@@ -368,14 +689,19 @@ mod tests {
             tag in any::<u16>(), written in 1_000u64..1 << 30, ttl in prop_oneof![Just(60_000u64), 1..1u64 << 31],
         ) {
             let key = if scope.is_empty() { Key::unscoped(&id) } else { Key::new(&scope, &id) };
-            let record = Completed {
-                key: key.check().unwrap(),
-                fingerprint: if use_fp { Fingerprint::from_bytes(fp) } else { Fingerprint::NONE },
-                generation, tag, written: Tick(written), ttl: Span::from_millis(ttl), outcome: &outcome,
+            let fingerprint = if use_fp { Fingerprint::from_bytes(fp) } else { Fingerprint::NONE };
+            let record = Draft {
+                tag,
+                body: &outcome,
+                ..Draft::completed(key.check().unwrap(), fingerprint, generation, Tick(written), Span::from_millis(ttl))
             };
-            let to = memory(record.words(time().ttl));
+            let fit = record.fit(&time()).unwrap();
+            let to = memory(fit.words);
             prop_assert!(to.len() * WORD <= room_for_empty(record.key) + outcome.len() + WORD);
-            record.write(&time(), time().expires(record.deadline()).unwrap(), &to);
+            let stamp = Stamp::new(1, 2, 3);
+            record.write_summed(&time(), &fit, &to, stamp, 9);
+            prop_assert!(stamp.holds(&to, 9));
+            prop_assert!(!stamp.holds(&to, 10) && !Stamp::new(1, 2, 4).holds(&to, 9));
             let found = read(&to, time()).unwrap();
             prop_assert_eq!(found.len_words(), to.len());
             prop_assert!(found.is_for(record.key));
@@ -384,8 +710,30 @@ mod tests {
             prop_assert_eq!(found.generation(), generation);
             prop_assert_eq!(found.tag(), tag);
             prop_assert_eq!(found.written(), record.written);
-            prop_assert_eq!(found.deadline(), record.deadline());
+            prop_assert_eq!(found.deadline(), fit.deadline);
             prop_assert_eq!(found.outcome(), &outcome[..]);
+            let copy = found.draft().unwrap();
+            prop_assert_eq!(copy.fit(&time()).map(|f| (f.words, f.deadline)), Some((fit.words, fit.deadline)));
+        }
+
+        #[test]
+        fn claims_round_trip(
+            id in prop::collection::vec(any::<u8>(), 1..100), note in prop::option::of(bytes(100)),
+            attempt in any::<u32>(), revision in any::<u32>(), started in 1_000u64..1 << 30, kept in 1..1u64 << 31,
+        ) {
+            let key = Key::unscoped(&id).check().unwrap();
+            let times = [Tick(started), Tick(started + kept)];
+            let claim = Draft::claimed(key, Fingerprint::NONE, 5, times, [attempt, revision], note.as_deref());
+            let fit = claim.fit(&time()).unwrap();
+            let to = memory(fit.words);
+            claim.write(&time(), &fit, &to);
+            let found = read(&to, time()).unwrap();
+            prop_assert_eq!(found.kind(), Kind::Claimed);
+            prop_assert_eq!((found.attempt(), found.revision()), (attempt, revision));
+            prop_assert_eq!((found.written(), found.deadline()), (times[0], fit.deadline));
+            prop_assert_eq!(found.checkpoint(), note.as_deref());
+            prop_assert!(found.key() == Some(key));
+            prop_assert_eq!(found.order(), (5, u64::from(revision)));
         }
 
         /// Whatever the words say, reading stays inside them and does not panic.
@@ -397,7 +745,7 @@ mod tests {
                 .map(|(i, w)| AtomicU64::new(if i == 0 { (w & !0xff_ffff & ((1 << END_AT) - 1)) | len } else { w }))
                 .collect();
             if let Some(record) = read(&words, time()) {
-                let _ = (record.key(), record.outcome(), record.written(), record.fingerprint(), record.deadline());
+                let _ = (record.draft().is_some(), record.checkpoint(), record.key(), record.outcome(), record.written(), record.fingerprint(), record.deadline());
             }
         }
     }

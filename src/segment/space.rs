@@ -17,8 +17,8 @@
 //! and no spare prepared; each completion written there frees a little more than it takes, so by
 //! the time that segment is full the reserve is back.
 
-use super::lane::{FIRST_BYTES, Lane, Open};
-use super::record::{Completed, TimeBase};
+use super::lane::{FIRST_BYTES, Lane, Open, ttl_of};
+use super::record::{Draft, TimeBase};
 use super::table::{Address, HEADER_WORDS, MAX_SEGMENTS, SegmentTable};
 use super::words::{Mapping, WORD};
 use crate::clock::{Span, Tick};
@@ -112,13 +112,17 @@ impl Segments {
         if !bytes.take_direct(segment_bytes as u64) {
             return None;
         }
+        Some(Self::with(segment_bytes, lanes, bytes, now))
+    }
+
+    fn with(segment_bytes: usize, lanes: usize, bytes: &Quota, now: Tick) -> Self {
         // Ids wait for sweeps, so there are more of them than segments fit into the budget.
         let fit = bytes.limit() / MIN_SEGMENT_BYTES as u64;
         let ids = fit
             .saturating_mul(4)
             .saturating_add(256)
             .min(u64::from(MAX_SEGMENTS));
-        Some(Segments {
+        Segments {
             table: SegmentTable::new(ids as u32),
             lanes: (0..lanes).map(|_| Mutex::new(Lane::new(segment_bytes))).collect(),
             space: Mutex::new(Space {
@@ -139,7 +143,12 @@ impl Segments {
             hungry: AtomicBool::new(false),
             next_idle: AtomicU64::new(u64::MAX),
             next_due: AtomicU64::new(u64::MAX),
-        })
+        }
+    }
+
+    /// For a store whose segments are a log's: no lanes, and nothing set aside here.
+    pub(crate) fn without_lanes(bytes: &Quota, now: Tick) -> Self {
+        Self::with(MIN_SEGMENT_BYTES, 0, bytes, now)
     }
 
     /// Writes a record and says where. It is not published yet: the caller stores the address
@@ -149,7 +158,7 @@ impl Segments {
     ///
     /// [`NoRoom`] if the budget has none.
     #[inline]
-    pub(crate) fn append(&self, record: &Completed<'_>, bytes: &Quota) -> Result<Address, NoRoom> {
+    pub(crate) fn append(&self, record: &Draft<'_>, bytes: &Quota) -> Result<Address, NoRoom> {
         let mut lane = self.lanes[thread_stripe() % self.lanes.len()].lock();
         if let Some(at) = lane.put(record, &self.table) {
             return Ok(at);
@@ -158,13 +167,13 @@ impl Segments {
     }
 
     #[cold]
-    fn append_to_new(&self, lane: &mut Lane, record: &Completed<'_>, bytes: &Quota) -> Option<Address> {
-        if lane.is_full_of_heads(record.ttl)
+    fn append_to_new(&self, lane: &mut Lane, record: &Draft<'_>, bytes: &Quota) -> Option<Address> {
+        if lane.is_full_of_heads(ttl_of(record))
             && let Some(at) = lane.put_anywhere(record, &self.table)
         {
             return Some(at);
         }
-        let need = (HEADER_WORDS + record.words(record.ttl)) * WORD;
+        let need = (HEADER_WORDS + record.words(ttl_of(record))) * WORD;
         if need > self.segment_bytes {
             let mut own = self.open(need.next_multiple_of(MIN_SEGMENT_BYTES), record, bytes)?;
             let at = own.put(record, &self.table);
@@ -172,7 +181,7 @@ impl Segments {
             return at;
         }
         let wish = lane
-            .next_bytes(record.ttl)
+            .next_bytes(ttl_of(record))
             .max(need.next_multiple_of(MIN_SEGMENT_BYTES));
         let open = self
             .open(wish.min(self.segment_bytes), record, bytes)
@@ -180,7 +189,7 @@ impl Segments {
         self.put_first(lane, open, record)
     }
 
-    fn put_first(&self, lane: &mut Lane, mut open: Open, record: &Completed<'_>) -> Option<Address> {
+    fn put_first(&self, lane: &mut Lane, mut open: Open, record: &Draft<'_>) -> Option<Address> {
         let at = open.put(record, &self.table);
         if let Some(full) = lane.replace(open) {
             self.seal(full);
@@ -198,7 +207,7 @@ impl Segments {
     /// [`NoRoom`] never while every claim keeps what it set aside, but for a moment when many
     /// completions are written at once and none has freed its room yet: try again.
     #[cold]
-    pub(crate) fn append_somehow(&self, record: &Completed<'_>, bytes: &Quota) -> Result<Address, NoRoom> {
+    pub(crate) fn append_somehow(&self, record: &Draft<'_>, bytes: &Quota) -> Result<Address, NoRoom> {
         let mut last = self.last_resort.lock();
         if let Some(at) = last.as_mut().and_then(|open| open.put(record, &self.table)) {
             return Ok(at);
@@ -207,8 +216,7 @@ impl Segments {
         if !self.set_aside.load(Ordering::Relaxed) {
             return Err(NoRoom);
         }
-        // Counted in whole seconds, so that records of every ttl fit in.
-        let time = TimeBase::coarse(record.written, record.ttl);
+        let time = TimeBase::new(record.written, ttl_of(record));
         let mut open = self.open_counted(self.segment_bytes, time).ok_or(NoRoom)?;
         self.set_aside.store(false, Ordering::Relaxed);
         bytes.tighten();
@@ -244,8 +252,8 @@ impl Segments {
     }
 
     /// Opens a segment of `size` bytes if the budget has room for it.
-    fn open(&self, size: usize, record: &Completed<'_>, bytes: &Quota) -> Option<Open> {
-        let time = TimeBase::new(record.written, record.ttl);
+    fn open(&self, size: usize, record: &Draft<'_>, bytes: &Quota) -> Option<Open> {
+        let time = TimeBase::new(record.written, ttl_of(record));
         // While the reserve is gone, what becomes free restores it and is used for nothing else.
         if !self.has_reserve(bytes) {
             return None;
@@ -291,6 +299,12 @@ impl Segments {
     }
 
     fn open_mapping(&self, mapping: Arc<Mapping>, time: TimeBase) -> Option<Open> {
+        let id = self.issue(&mapping, &time)?;
+        Some(Open::new(id, mapping, time))
+    }
+
+    /// Shows a mapping to readers, under an id nobody holds an address of.
+    pub(crate) fn issue(&self, mapping: &Mapping, time: &TimeBase) -> Option<u32> {
         let id = {
             let mut space = self.space.lock();
             match space.free_ids.pop() {
@@ -302,8 +316,8 @@ impl Segments {
                 None => return None,
             }
         };
-        self.table.open(id, &mapping, &time);
-        Some(Open::new(id, mapping, time))
+        self.table.open(id, mapping, time);
+        Some(id)
     }
 
     fn seal(&self, open: Open) {
@@ -370,13 +384,13 @@ impl Segments {
         let Sealed { mapping, used } = space.sealed.remove(&id)?;
         space.used_sealed -= used;
         drop(space);
-        let live = self.table.close(id);
-        Some(Doomed {
-            id,
-            mapping,
-            used,
-            live,
-        })
+        Some(self.close(Doomed::new(id, mapping, used)))
+    }
+
+    /// From here on no record of the segment can be published.
+    pub(crate) fn close(&self, doomed: Doomed) -> Doomed {
+        let live = self.table.close(doomed.id);
+        Doomed { live, ..doomed }
     }
 
     /// Retires a segment: readers find it no more, and its memory comes back after the last.
@@ -499,6 +513,20 @@ impl Segments {
 }
 
 impl Doomed {
+    /// A segment in which nothing counts any more, once it is closed.
+    pub(crate) fn new(id: u32, mapping: Arc<Mapping>, used: u64) -> Self {
+        Doomed {
+            id,
+            mapping,
+            used,
+            live: 0,
+        }
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.id
+    }
+
     /// How many slots led to its records when its time came.
     pub(crate) fn live(&self) -> u64 {
         self.live
@@ -583,15 +611,11 @@ mod tests {
         }
     }
 
-    fn record(now: u64, ttl: u64, outcome: &[u8]) -> Completed<'_> {
-        Completed {
-            key: Key::unscoped("key").check().unwrap(),
-            fingerprint: Fingerprint::NONE,
-            generation: 1,
-            tag: 0,
-            written: Tick(now),
-            ttl: Span::from_millis(ttl),
-            outcome,
+    fn record(now: u64, ttl: u64, outcome: &[u8]) -> Draft<'_> {
+        let key = Key::unscoped("key").check().unwrap();
+        Draft {
+            body: outcome,
+            ..Draft::completed(key, Fingerprint::NONE, 1, Tick(now), Span::from_millis(ttl))
         }
     }
 

@@ -58,7 +58,7 @@ const CLOSED: u64 = 1 << 63;
 struct Entry {
     words: SharedWords,
     base: AtomicU64,
-    /// The ttl in milliseconds, shifted by one; the low bit says that the unit is 1,000 ticks.
+    /// The ttl in milliseconds.
     ttl: AtomicU64,
     counts: Counts,
 }
@@ -91,8 +91,7 @@ impl Entry {
         let ttl = self.ttl.load(Ordering::Relaxed);
         TimeBase {
             base: Tick(self.base.load(Ordering::Relaxed)),
-            unit: if ttl & 1 == 1 { 1_000 } else { 1 },
-            ttl: Span::from_millis(ttl >> 1),
+            ttl: Span::from_millis(ttl),
         }
     }
 }
@@ -130,10 +129,7 @@ impl SegmentTable {
         let entry = &chunk[id as usize % CHUNK];
         debug_assert!(!entry.words.is_shown());
         entry.base.store(time.base.0, Ordering::Relaxed);
-        entry.ttl.store(
-            time.ttl.millis() << 1 | u64::from(time.unit != 1),
-            Ordering::Relaxed,
-        );
+        entry.ttl.store(time.ttl.millis(), Ordering::Relaxed);
         entry.counts.earliest.store(u64::MAX, Ordering::Relaxed);
         entry.counts.live.store(0, Ordering::Relaxed);
         entry.words.show(mapping);
@@ -175,6 +171,12 @@ impl SegmentTable {
         })
     }
 
+    /// How many records of a segment slots lead to.
+    pub(crate) fn live(&self, id: u32) -> u64 {
+        self.entry(id)
+            .map_or(0, |e| e.counts.live.load(Ordering::Acquire) & !CLOSED)
+    }
+
     /// Ends the counting of references and returns how many there were: from here on no record
     /// of the segment can be published.
     pub(crate) fn close(&self, id: u32) -> u64 {
@@ -192,6 +194,11 @@ impl SegmentTable {
     /// Does the address point into a segment that is still there?
     pub(crate) fn is_open(&self, at: Address) -> bool {
         self.entry(at.segment()).is_some_and(|e| e.words.is_shown())
+    }
+
+    /// Of two places in the log, is the first one later? Recovery issues ids in the log's order.
+    pub(crate) fn is_later(&self, at: Address, than: Address) -> bool {
+        at.to_bits() > than.to_bits()
     }
 
     /// May the segment hold a record that has expired?

@@ -16,9 +16,15 @@ use std::io;
 /// Bytes in a word.
 pub(crate) const WORD: usize = size_of::<u64>();
 
-/// Anonymous memory, zeroed, given back to the system on drop.
+/// Memory of a segment: anonymous and zeroed, or a whole file. Given back on drop.
 pub(crate) struct Mapping {
-    map: memmap2::MmapRaw,
+    memory: Backing,
+}
+
+enum Backing {
+    Map(memmap2::MmapRaw),
+    /// For simulated disks: thousands of small ones would cost two system calls each.
+    Heap(Box<[AtomicU64]>),
 }
 
 impl Mapping {
@@ -29,7 +35,21 @@ impl Mapping {
     /// Whatever the system says, usually that memory is exhausted.
     pub(crate) fn anonymous(bytes: usize) -> io::Result<Self> {
         let map = memmap2::MmapRaw::from(memmap2::MmapMut::map_anon(bytes)?);
-        Ok(Mapping { map })
+        Ok(Self::of_map(map))
+    }
+
+    /// A shared mapping of a file nobody truncates and nobody else writes while it lives.
+    pub(crate) fn of_map(map: memmap2::MmapRaw) -> Self {
+        Mapping {
+            memory: Backing::Map(map),
+        }
+    }
+
+    pub(crate) fn on_heap(bytes: usize) -> Self {
+        let words = (0..bytes.div_ceil(WORD)).map(|_| AtomicU64::new(0)).collect();
+        Mapping {
+            memory: Backing::Heap(words),
+        }
     }
 
     /// Faults every page in now, so that no caller has to. Best effort.
@@ -38,10 +58,11 @@ impl Mapping {
     /// walk per record, but the first touch of one takes some 400 µs.
     pub(crate) fn populate(&self) {
         #[cfg(target_os = "linux")]
-        let _ = self.map.advise(memmap2::Advice::HugePage);
-        #[cfg(target_os = "linux")]
-        if self.map.advise(memmap2::Advice::PopulateWrite).is_ok() {
-            return;
+        if let Backing::Map(map) = &self.memory {
+            let _ = map.advise(memmap2::Advice::HugePage);
+            if map.advise(memmap2::Advice::PopulateWrite).is_ok() {
+                return;
+            }
         }
         // Before Linux 5.14 and elsewhere: touch one word a page.
         for word in self.words().iter().step_by(4096 / WORD) {
@@ -49,16 +70,33 @@ impl Mapping {
         }
     }
 
+    /// Maps a file's pages in, without writing any of them. Best effort.
+    pub(crate) fn populate_file(&self) {
+        #[cfg(target_os = "linux")]
+        if let Backing::Map(map) = &self.memory {
+            let _ = map.advise(memmap2::Advice::PopulateRead);
+        }
+    }
+
     pub(crate) fn bytes(&self) -> usize {
-        self.map.len()
+        match &self.memory {
+            Backing::Map(map) => map.len(),
+            Backing::Heap(words) => words.len() * WORD,
+        }
     }
 
     pub(crate) fn words(&self) -> &[AtomicU64] {
-        // SAFETY: the mapping is page-aligned, at least `len` bytes long, zero-initialised, and
-        // unmapped only on drop, which the borrow of `self` outlasts. It is private to this
-        // process, and inside the process nothing accesses it but through these atomics or
-        // through `Published`, which only reads.
-        unsafe { std::slice::from_raw_parts(self.map.as_mut_ptr().cast(), self.bytes() / WORD) }
+        let map = match &self.memory {
+            Backing::Map(map) => map,
+            Backing::Heap(words) => return words,
+        };
+        // SAFETY: the mapping is page-aligned, at least `len` bytes long, initialised (zeros or
+        // the file's bytes), and unmapped only on drop, which the borrow of `self` outlasts.
+        // Inside the process nothing accesses it but through these atomics or through
+        // `Published`, which only reads. A file is made by us with its whole length written, is
+        // never truncated, and is guarded against other processes by the directory's lock and
+        // its mode; a program that writes it all the same is outside what is promised.
+        unsafe { std::slice::from_raw_parts(map.as_mut_ptr().cast(), map.len() / WORD) }
     }
 }
 
@@ -90,7 +128,7 @@ impl ForkMark {
         let page = Mapping::anonymous(4096).ok()?;
         // SAFETY: the range is exactly one mapping of ours, private and anonymous as the advice
         // demands; in this process it changes nothing, and in a child the page reads as zeros.
-        let wiped = unsafe { madvise(page.map.as_mut_ptr().cast(), page.bytes(), MADV_WIPEONFORK) };
+        let wiped = unsafe { madvise(page.words().as_ptr().cast_mut().cast(), page.bytes(), MADV_WIPEONFORK) };
         page.words()[0].store(1, Ordering::Relaxed);
         (wiped == 0).then_some(page)
     }

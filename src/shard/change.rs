@@ -2,7 +2,7 @@
 //! under the shard's lock and do nothing that waits.
 
 use super::index::{Place, Slot, Target};
-use super::lease::Lease;
+use super::lease::{Busy, Lease};
 use super::state::{Command, Decision, Phase, decide};
 use super::wait::{Mail, Served, Waiter};
 use super::{Commons, Flight, Found, Inner, Keyed, Locked, Lost, Question, Refused, Ticket, Verdict};
@@ -11,12 +11,16 @@ use crate::clock::{Span, Tick};
 use crate::error::Result;
 use crate::fingerprint::Fingerprint;
 use crate::key::CheckedKey;
+use crate::options::Durability;
 use crate::segment::Address;
 use crate::segment::record::room_for_empty;
 use crate::status::Cause;
 use crate::status::Status;
-use crate::sync::Arc;
+use crate::sync::{Arc, Ordering};
 use crossbeam_epoch::Guard;
+
+/// How long a waiter sleeps at most while a change is being recorded.
+const BUSY_PATIENCE: Span = Span::from_millis(100);
 
 /// What a new claim is to be.
 #[derive(Clone, Copy)]
@@ -25,6 +29,8 @@ pub(crate) struct Wish {
     pub(crate) lease: Span,
     /// It comes from `first_seen`.
     pub(crate) passing: bool,
+    /// How durable it is to be before it is handed out.
+    pub(crate) durability: Durability,
 }
 
 /// What a waiter finds when it looks.
@@ -59,7 +65,11 @@ pub(crate) struct Publish {
 /// What a claim sets aside for its completion: the record without an outcome, and a sixteenth
 /// for what is left over at the end of a segment.
 fn bytes_for(k: Keyed<'_>) -> u64 {
-    let record = room_for_empty(k.key) as u64;
+    bytes_for_key(k.key)
+}
+
+pub(super) fn bytes_for_key(key: CheckedKey<'_>) -> u64 {
+    let record = room_for_empty(key) as u64;
     record + record / 16
 }
 
@@ -165,6 +175,9 @@ impl Locked<'_> {
                 Some(place)
             }
         };
+        if self.next_generation >= c.ceiling.load(Ordering::Acquire) {
+            return Err(Refused::Generations);
+        }
         // What `first_seen` does is over before anyone could hold it.
         let counted = !wish.passing;
         let bytes = self.admit(c, k, counted)?;
@@ -206,6 +219,14 @@ impl Locked<'_> {
             asked: false,
             passing: wish.passing,
             bytes,
+            promised: if c.is_logged() { Self::promise(k) } else { 0 },
+            at: None,
+            revision: 0,
+            // A `first_seen` records its completion and nothing before.
+            busy: match c.is_logged() && !wish.passing {
+                true => Busy::Yes,
+                false => Busy::No,
+            },
         });
         self.index
             .insert(place, Slot::new(k.hash.tag(), Target::Lease(index)));
@@ -229,7 +250,9 @@ impl Locked<'_> {
         if !c.segments.has_reserve(&c.bytes) {
             return Err(Refused::Bytes);
         }
-        let bytes = bytes_for(k) + k.key.len() as u64;
+        // With a log the room for its end is set aside there.
+        let end = if c.is_logged() { 0 } else { bytes_for(k) };
+        let bytes = end + k.key.len() as u64;
         let inner = &mut *self.inner;
         if !c.keys.take(1, &mut inner.keys) {
             return Err(Refused::Keys);
@@ -249,6 +272,17 @@ impl Locked<'_> {
             }
             refused
         };
+        let refused = refused.or_else(|| {
+            let room = c.room.as_ref()?;
+            if room.promise(Self::promise(k)) {
+                return None;
+            }
+            c.bytes.give(bytes, &mut inner.bytes);
+            if let Some(scopes) = &c.scopes {
+                scopes.give(k.key.scope(), &c.bytes);
+            }
+            Some(Refused::Room)
+        });
         if let Some(refused) = refused {
             c.keys.give(1, &mut inner.keys);
             c.flights.give(flights, &mut inner.flights);
@@ -265,9 +299,17 @@ impl Locked<'_> {
         if let Some(scopes) = &c.scopes {
             scopes.give(k.key.scope(), &c.bytes);
         }
+        if let Some(room) = &c.room {
+            room.settle(Self::promise(k));
+        }
     }
 
-    fn next_generation(&mut self) -> u64 {
+    /// Room in the log for a claim's record and for the one that ends it.
+    fn promise(k: Keyed<'_>) -> u64 {
+        2 * bytes_for(k)
+    }
+
+    pub(super) fn next_generation(&mut self) -> u64 {
         let generation = self.next_generation;
         self.next_generation += 1;
         generation
@@ -290,6 +332,9 @@ impl Locked<'_> {
         let inner = &mut *self.inner;
         let lease = inner.slab.get(index)?;
         let (place, counted, bytes) = (lease.place, lease.counted, lease.bytes);
+        if let Some(room) = &c.room {
+            room.settle(lease.promised);
+        }
         inner.slab.remove(index);
         if counted {
             c.flights.give(1, &mut inner.flights);
@@ -298,7 +343,7 @@ impl Locked<'_> {
         Some(place)
     }
 
-    /// Takes a slot's reference to a record back, and with it the key's unit.
+    /// Takes the slot's reference to a record back, and with it the key's unit.
     pub(super) fn drop_record(&mut self, c: &Commons, key: CheckedKey<'_>, at: Address) {
         // A segment that was closed meanwhile has given the key's unit back itself. The scope's
         // unit goes with the slot.
@@ -318,7 +363,7 @@ impl Locked<'_> {
     }
 
     /// Asks the state machine about a claim in the slab.
-    fn decide_held(&self, held: Held, command: Command, now: Tick) -> Decision {
+    pub(super) fn decide_held(&self, held: Held, command: Command, now: Tick) -> Decision {
         self.held(held)
             .map_or(Decision::Lost, |l| decide(&l.state(), command, now))
     }
@@ -342,6 +387,11 @@ impl Locked<'_> {
         if !matches!(decision, Decision::Finish | Decision::Succeed) {
             return Err(self.lost(command));
         }
+        Ok(self.publish(c, k, held, at))
+    }
+
+    /// Lets the key lead to its outcome's record, and takes out those who waited for it.
+    pub(super) fn publish(&mut self, c: &Commons, k: Keyed<'_>, held: Held, at: Address) -> Served {
         let (fingerprint, passing) = self
             .held(held)
             .map_or((Fingerprint::NONE, false), |l| (l.fingerprint, l.passing));
@@ -360,16 +410,16 @@ impl Locked<'_> {
             self.tally.completed += 1;
         }
         if self.queues.is_empty() {
-            return Ok(Served::default());
+            return Served::default();
         }
         let Locked { inner, wakes, .. } = self;
         let served = inner.queues.finish(k.hash, k.key, fingerprint, wakes);
         c.bytes.give(served.len() * Waiter::BYTES, &mut inner.bytes);
-        Ok(served)
+        served
     }
 
     /// Counts what a fenced caller wished.
-    fn lost(&mut self, command: Command) -> Lost {
+    pub(super) fn lost(&mut self, command: Command) -> Lost {
         match command {
             Command::Complete(_) => self.tally.stale_completes += 1,
             _ => self.tally.stale_others += 1,
@@ -395,7 +445,7 @@ impl Locked<'_> {
         Ok(())
     }
 
-    fn vacate(&mut self, c: &Commons, k: Keyed<'_>, lease: u32, now: Tick) {
+    pub(super) fn vacate(&mut self, c: &Commons, k: Keyed<'_>, lease: u32, now: Tick) {
         self.end(c, lease);
         self.nudge(c, k, now);
     }
@@ -426,19 +476,12 @@ impl Locked<'_> {
             return Err(self.lost(command));
         }
         let inner = &mut *self.inner;
-        let Some(lease) = inner.slab.get_mut(held.lease) else {
-            return Err(Lost);
-        };
-        let old = lease.checkpoint.as_ref().map_or(0, |n| n.len() as u64);
-        let new = note.len() as u64;
-        if new > old && !(c.segments.has_reserve(&c.bytes) && c.bytes.take(new - old, &mut inner.bytes)) {
+        if !inner.bytes_for_note(c, held, note.len() as u64) {
             return Ok(Err(Refused::Bytes));
         }
-        if old > new {
-            c.bytes.give(old - new, &mut inner.bytes);
+        if let Some(lease) = inner.slab.get_mut(held.lease) {
+            lease.checkpoint = Some(note.clone());
         }
-        lease.bytes = lease.bytes + new - old;
-        lease.checkpoint = Some(note.clone());
         Ok(Ok(()))
     }
 
@@ -461,7 +504,7 @@ impl Locked<'_> {
     }
 
     /// In flight again, from now on.
-    fn extend(&mut self, c: &Commons, index: u32, lease: Span, now: Tick) {
+    pub(super) fn extend(&mut self, c: &Commons, index: u32, lease: Span, now: Tick) {
         let inner = &mut *self.inner;
         let Some(entry) = inner.slab.get_mut(index) else {
             return;
@@ -515,19 +558,20 @@ impl Locked<'_> {
         }
         self.tally.takeovers += 1;
         self.queues.settle(k.hash, k.key);
-        self.succeed(c, seen.lease, 1, lease, now)
+        let generation = self.next_generation();
+        self.succeed(c, seen.lease, generation, 1, lease, now)
     }
 
     /// Gives an unfinished claim a new generation and a new lease.
-    fn succeed(
+    pub(super) fn succeed(
         &mut self,
         c: &Commons,
         index: u32,
+        generation: u64,
         attempts: u32,
         span: Span,
         now: Tick,
     ) -> Result<Ticket, Lost> {
-        let generation = self.next_generation();
         let lease = self.slab.get_mut(index).ok_or(Lost)?;
         lease.generation = generation;
         lease.started = now;
@@ -576,7 +620,8 @@ impl Locked<'_> {
                 };
                 let fingerprint = old.fingerprint;
                 self.queues.settle(k.hash, k.key);
-                let ticket = self.succeed(c, index, 0, lease, now);
+                let generation = self.next_generation();
+                let ticket = self.succeed(c, index, generation, 0, lease, now);
                 ticket.map_or(Attached::Lost(Status::Absent), |t| {
                     Attached::Claim(t, fingerprint)
                 })
@@ -638,6 +683,10 @@ impl Locked<'_> {
         let decision = decide(&found.state(self), Command::Claim(wish.fingerprint), now);
         if let Some((_, lease)) = self.lease_of(&found) {
             let until = match decision {
+                // Whoever finishes the change tells; until then its lease says nothing.
+                Decision::InFlight if lease.busy != Busy::No && !(wish.passing && !lease.passing) => {
+                    Some(lease.lease_end.max(now.after(BUSY_PATIENCE)))
+                }
                 // A `first_seen` waits for others of its kind only.
                 _ if wish.passing && !lease.passing => None,
                 Decision::InFlight => Some(lease.lease_end),
@@ -704,6 +753,22 @@ impl Locked<'_> {
 }
 
 impl Inner {
+    /// Takes the bytes of a checkpoint in place of those of the one before.
+    pub(super) fn bytes_for_note(&mut self, c: &Commons, held: Held, new: u64) -> bool {
+        let Some(lease) = self.slab.get_mut(held.lease) else {
+            return false;
+        };
+        let old = lease.checkpoint.as_ref().map_or(0, |n| n.len() as u64);
+        if new > old && !(c.segments.has_reserve(&c.bytes) && c.bytes.take(new - old, &mut self.bytes)) {
+            return false;
+        }
+        if old > new {
+            c.bytes.give(old - new, &mut self.bytes);
+        }
+        lease.bytes = lease.bytes + new - old;
+        true
+    }
+
     /// Takes the bytes of a claim, and those of a larger slab if it needs one.
     fn take_bytes(&mut self, c: &Commons, bytes: u64) -> bool {
         if !c.bytes.take(bytes, &mut self.bytes) {

@@ -387,6 +387,15 @@ impl Index {
             .filter_map(|s| Slot(s.load(Ordering::Relaxed)).target())
             .filter(|t| keep(*t))
             .count() as u64;
+        self.plan_of(kept)
+    }
+
+    /// A rebuild that leaves room for so many slots more.
+    pub(crate) fn plan_for(&self, more: u64) -> Rebuild {
+        self.plan_of(u64::from(self.used) + more)
+    }
+
+    fn plan_of(&self, kept: u64) -> Rebuild {
         // To at most 77 % of what the load allows, one size class of room; small tables double,
         // for what they waste is little and they would be rebuilt often.
         let room = if kept < SMALL { 20 } else { 13 };

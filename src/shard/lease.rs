@@ -13,9 +13,20 @@ use super::state::State;
 use crate::clock::Tick;
 use crate::fingerprint::Fingerprint;
 use crate::key::{KeyBuf, KeyHash};
+use crate::segment::Address;
 use crate::status::Cause;
 use crate::sync::Arc;
 use crate::wheel::{TimerId, Wheel};
+
+/// Is a change of the claim being recorded?
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Busy {
+    No,
+    /// By a thread that will finish it.
+    Yes,
+    /// It was submitted: whoever makes the log durable up to here (a position) finishes it.
+    Submitted(u64),
+}
 
 /// An unfinished claim.
 pub(crate) struct Lease {
@@ -42,10 +53,27 @@ pub(crate) struct Lease {
     pub(crate) passing: bool,
     /// Bytes of the budget set aside for its completion and taken by its key and checkpoint.
     pub(crate) bytes: u64,
+    /// Room in the log promised for the record that ends it.
+    pub(crate) promised: u64,
+    /// Its last record in the log, and how often it was written.
+    pub(crate) at: Option<Address>,
+    pub(crate) revision: u32,
+    pub(crate) busy: Busy,
 }
 
 impl Lease {
+    /// While a change is being recorded the claim is in flight, whatever the time: nobody else
+    /// may take it.
     pub(crate) fn state(&self) -> State {
+        if self.busy != Busy::No {
+            return State::Open {
+                generation: self.generation,
+                fingerprint: self.fingerprint,
+                lease_end: Tick::NEVER,
+                forget_at: Tick::NEVER,
+                cause: None,
+            };
+        }
         State::Open {
             generation: self.generation,
             fingerprint: self.fingerprint,
@@ -57,7 +85,9 @@ impl Lease {
 
     /// The next moment at which time changes this claim.
     pub(crate) fn due(&self) -> Tick {
-        if self.lapse_told || self.cause.is_some() {
+        if self.busy != Busy::No {
+            Tick::NEVER
+        } else if self.lapse_told || self.cause.is_some() {
             self.forget_at
         } else {
             self.lease_end

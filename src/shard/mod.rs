@@ -6,12 +6,15 @@
 //! that is gone. Each key that is not absent holds one unit of `max_keys`: an unfinished claim
 //! holds it itself, a completed one through its segment's count of references.
 //!
-//! What is absent: I/O, the log, allocation of segments. Records are appended before a shard is
-//! locked and published under the lock; wake-ups are given after it ([`wait::Wakes`]).
+//! What is absent: I/O, the log, allocation of segments. Records are appended while no shard is
+//! locked and published under the lock; wake-ups are given after it ([`wait::Wakes`]). With a log
+//! a change has two halves, and in between the key is busy ([`halves`]).
 
 pub(crate) mod change;
+pub(crate) mod halves;
 pub(crate) mod index;
 pub(crate) mod lease;
+pub(crate) mod recover;
 pub(crate) mod scopes;
 pub(crate) mod state;
 pub(crate) mod tend;
@@ -23,12 +26,12 @@ use crate::clock::{Span, Tick};
 use crate::epoch::{Limbo, Pins};
 use crate::fingerprint::Fingerprint;
 use crate::key::{CheckedKey, KeyHash};
-use crate::quota::{Credit, Quota};
+use crate::quota::{Credit, Quota, Room};
 use crate::segment::{Address, Record, Segments};
 use crate::stats::{Replays, Tally};
 use crate::status::Cause;
 use crate::status::Status;
-use crate::sync::{Arc, AtomicU64, Mutex, MutexGuard, Ordering};
+use crate::sync::{Arc, AtomicU64, Condvar, Mutex, MutexGuard, Ordering};
 use crate::wheel::Wheel;
 use crossbeam_epoch::Guard;
 use index::{Buckets, Index, Place, SharedTable, Slot, Table, Target};
@@ -63,6 +66,16 @@ pub(crate) struct Commons {
     /// Where the helper thread sleeps.
     pub(crate) alarm: Arc<Alarm>,
     pub(crate) replays: Replays,
+    /// Room in the log, if there is one: then claims are recorded.
+    pub(crate) room: Option<Arc<Room>>,
+    /// No generation so large may be given out yet.
+    pub(crate) ceiling: AtomicU64,
+}
+
+impl Commons {
+    pub(crate) fn is_logged(&self) -> bool {
+        self.room.is_some()
+    }
 }
 
 /// 128 bytes apart, for processors that fetch lines in pairs: what readers load is not on a
@@ -73,6 +86,8 @@ pub(crate) struct Shard {
     /// The next tick at which the lease wheel has something to do.
     due: AtomicU64,
     inner: Mutex<Inner>,
+    /// A key is no longer busy.
+    settled: Condvar,
 }
 
 pub(crate) struct Inner {
@@ -82,6 +97,8 @@ pub(crate) struct Inner {
     wheel: Option<Box<Wheel>>,
     queues: Queues,
     next_generation: u64,
+    /// Completed keys a change of which is being recorded.
+    engaged: Vec<KeyHash>,
     keys: Credit,
     flights: Credit,
     bytes: Credit,
@@ -158,10 +175,21 @@ pub(crate) enum Refused {
     Flights,
     Bytes,
     Scope,
+    /// The log has no room for the claim's records.
+    Room,
+    /// Generations have run up to what is durable.
+    Generations,
 }
 
 impl Refused {
-    pub(crate) const ALL: [Refused; 4] = [Refused::Keys, Refused::Flights, Refused::Bytes, Refused::Scope];
+    pub(crate) const ALL: [Refused; 6] = [
+        Refused::Keys,
+        Refused::Flights,
+        Refused::Bytes,
+        Refused::Scope,
+        Refused::Room,
+        Refused::Generations,
+    ];
 }
 
 /// The caller's generation holds nothing any more.
@@ -205,6 +233,7 @@ impl Shard {
                 wheel: None,
                 queues: Queues::default(),
                 next_generation: 1,
+                engaged: Vec::new(),
                 keys: Credit::default(),
                 flights: Credit::default(),
                 bytes: Credit::default(),
@@ -212,6 +241,7 @@ impl Shard {
                 sweeping_round: 0,
                 tally: Tally::default(),
             }),
+            settled: Condvar::new(),
         }
     }
 

@@ -52,6 +52,17 @@ impl Scopes {
         Ok(())
     }
 
+    /// Counts a key that was there before this store was opened.
+    pub(crate) fn force(&self, scope: &[u8], bytes: &Quota) {
+        let mut part = self.part(scope).lock();
+        if let Some(count) = part.get_mut(scope) {
+            *count += 1;
+        } else {
+            bytes.force_direct(Self::bytes(scope));
+            part.insert(scope.into(), 1);
+        }
+    }
+
     /// Uncounts a key.
     pub(crate) fn give(&self, scope: &[u8], bytes: &Quota) {
         let mut part = self.part(scope).lock();

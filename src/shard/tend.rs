@@ -103,6 +103,10 @@ impl Locked<'_> {
         let Some(due) = self.slab.get(index).map(|l| l.due()) else {
             return;
         };
+        if due == Tick::NEVER {
+            // Busy: whoever finishes sets it.
+            return;
+        }
         let inner = &mut *self.inner;
         let wheel = inner.wheel.get_or_insert_with(|| Box::new(Wheel::new(now.0)));
         let timer = inner.slab.timer_mut(index);
@@ -163,7 +167,7 @@ impl Locked<'_> {
         *self.slab.timer_mut(index) = None;
         let Some(lease) = self.slab.get(index) else { return };
         if lease.due() > now {
-            // The entry has been claimed anew since its timer was set.
+            // Busy, or the entry has been claimed anew since its timer was set.
             return self.arm(index, now);
         }
         let key = lease.key.clone();
@@ -270,6 +274,18 @@ impl Locked<'_> {
             self.finish_round(c, round);
         }
         true
+    }
+
+    /// Builds a table with room for so many keys more, whatever the budget says: recovery does
+    /// not fail for want of it.
+    pub(super) fn rebuild_for(&mut self, c: &Commons, keys: u64, pin: &Guard) {
+        let plan = self.index.plan_for(keys);
+        c.bytes.force_direct(plan.bytes());
+        let inner = &mut *self.inner;
+        let keep = |_| true;
+        inner
+            .index
+            .rebuild(plan, &self.shard.table, &c.tables, pin, keep, |_, _| {});
     }
 
     /// Removes records that have expired before their segment; for

@@ -18,6 +18,7 @@
 //! # Ok::<(), onceonly::Error>(())
 //! ```
 
+pub mod disk;
 pub mod driver;
 pub mod model;
 pub mod ops;

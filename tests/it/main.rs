@@ -5,6 +5,7 @@ mod house;
 mod input;
 mod limits;
 mod linear;
+mod log;
 mod model;
 mod regressions;
 mod support;

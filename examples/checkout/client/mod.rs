@@ -42,6 +42,16 @@ impl Crowd {
         &self.orders
     }
 
+    /// How many orders are done with.
+    pub(crate) fn done(&self) -> u64 {
+        self.tally.done.get()
+    }
+
+    /// Whether the day goes on.
+    pub(crate) fn is_paying(&self) -> bool {
+        self.done() < self.orders.len() as u64
+    }
+
     /// Pays for every order, with a bar on the terminal meanwhile.
     pub(crate) async fn pay_everything(&self) -> Result<Arc<Tally>, Box<dyn Error>> {
         let bar = progress_bar(self.orders.len())?;
@@ -53,6 +63,7 @@ impl Crowd {
             customers.spawn(async move {
                 while let Some(order) = orders.get(next.fetch_add(1, Ordering::Relaxed)) {
                     customer::pay(order, &network, &tally).await;
+                    tally.done.add();
                     bar.inc(1);
                 }
             });

@@ -19,11 +19,15 @@ impl Count {
 /// One day of traffic.
 #[derive(Default)]
 pub(crate) struct Tally {
+    /// Orders whose customers went home, with a receipt unless they gave up.
+    pub(crate) done: Count,
+
     pub(crate) sent: Count,
     pub(crate) requests_lost: Count,
     pub(crate) responses_lost: Count,
     /// Connections closed by a client that had waited long enough.
     pub(crate) hung_up: Count,
+    /// Connections that the server refused or broke off.
     pub(crate) broken_connections: Count,
     pub(crate) retries: Count,
 

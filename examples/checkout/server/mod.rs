@@ -10,7 +10,6 @@ mod stopwatch;
 use std::error::Error;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +21,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -30,11 +29,28 @@ use self::once::Once;
 use self::problem::Problem;
 use self::processor::Processor;
 use self::reply::Reply;
+use crate::files::Files;
 use crate::ledger::Ledger;
-use crate::wire::{ChargeRequest, Figures};
+use crate::wire::{ChargeRequest, Figures, Recovered};
 
 /// How long a stopping server waits for requests, and then for work nobody listens to any more.
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// How long a port that is taken is asked for again. A killed server may leave its own in use for
+/// a moment.
+const PORT_PATIENCE: Duration = Duration::from_secs(10);
+const PORT_PAUSE: Duration = Duration::from_millis(20);
+
+/// What a server is started with.
+pub(crate) struct Setup {
+    pub(crate) files: Files,
+    /// Whether keys are kept in a log, where they outlive this process.
+    pub(crate) log: bool,
+    /// Zero: any that is free.
+    pub(crate) port: u16,
+    /// Whether anything stands between a repeated request and a second charge.
+    pub(crate) protected: bool,
+}
 
 /// A running server.
 pub(crate) struct Server {
@@ -47,19 +63,19 @@ pub(crate) struct Server {
 /// What the handlers share.
 struct Shop {
     processor: Arc<Processor>,
-    /// None: nothing stands between a repeated request and a second charge.
+    /// None: unprotected.
     once: Option<Arc<Once>>,
     /// Work that goes on when its client hangs up.
     tasks: TaskTracker,
 }
 
 impl Server {
-    /// Listens on a free port of this machine and books charges in the ledger at `ledger`.
-    pub(crate) async fn start(protected: bool, ledger: &Path) -> Result<Server, Box<dyn Error>> {
-        let processor = Arc::new(Processor::new(Ledger::open(ledger)?));
+    /// Takes up the ledger and the log where they are, and listens on a port of this machine.
+    pub(crate) async fn start(setup: &Setup) -> Result<Server, Box<dyn Error>> {
+        let processor = Arc::new(Processor::new(Ledger::open(&setup.files.ledger())?));
         let tasks = TaskTracker::new();
-        let once = match protected {
-            true => Some(Arc::new(Once::new(processor.clone(), tasks.clone())?)),
+        let once = match setup.protected {
+            true => Some(Arc::new(Once::new(setup, processor.clone(), tasks.clone())?)),
             false => None,
         };
         let shop = Arc::new(Shop {
@@ -72,7 +88,7 @@ impl Server {
             .route("/charges", post(charge))
             .route("/figures", get(figures))
             .with_state(shop.clone());
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let listener = listen(setup.port).await?;
         let address = listener.local_addr()?;
         let stop = CancellationToken::new();
         let serving = axum::serve(listener, routes)
@@ -90,6 +106,11 @@ impl Server {
         self.address
     }
 
+    /// What the store found in its log, if it keeps one.
+    pub(crate) fn recovered(&self) -> Option<Recovered> {
+        self.shop.once.as_ref()?.recovered()
+    }
+
     /// Takes no more requests, finishes the work at hand and stops.
     pub(crate) async fn stop(self) -> Result<(), Box<dyn Error>> {
         self.stop.cancel();
@@ -101,6 +122,18 @@ impl Server {
         match timeout(DRAIN, self.shop.tasks.wait()).await {
             Ok(()) => Ok(()),
             Err(_) => Err("charges are still running after the server was stopped".into()),
+        }
+    }
+}
+
+async fn listen(port: u16) -> io::Result<TcpListener> {
+    let give_up = Instant::now() + PORT_PATIENCE;
+    loop {
+        match TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < give_up => {
+                sleep(PORT_PAUSE).await;
+            }
+            bound => return bound,
         }
     }
 }

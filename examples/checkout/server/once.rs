@@ -8,22 +8,27 @@
 //!   **Released**: certainly not charged, the next request may begin afresh. Or the guard is
 //!   dropped, by an early return or a panic: nobody knows, and the next request is asked to find
 //!   out before anything is charged again.
+//! - The same is asked after a kill about every claim that was held at that moment, provided the
+//!   store keeps a log.
 
+use std::error::Error;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, Method, Uri};
-use onceonly::{Claim, ClaimGuard, CompleteOptions, Fingerprint, InFlight, Interrupted, Key, Store};
+use onceonly::{Cause, Claim, ClaimGuard, CompleteOptions, Fingerprint, InFlight, Interrupted, Key, Store};
+use tokio::task::block_in_place;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
+use super::Setup;
 use super::problem::Problem;
 use super::processor::{ChargeError, Processor, TIME_LIMIT};
 use super::reply::Reply;
 use super::stopwatch::Stopwatch;
-use crate::wire::{ChargeRequest, Figures};
+use crate::settlements::{Settlement, Settlements};
+use crate::wire::{ChargeRequest, Figures, Recovered};
 
 /// How long a claim is held before others may ask what became of it.
 const LEASE: Duration = Duration::from_secs(30);
@@ -34,18 +39,31 @@ const TTL: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long a repeat waits for the first request before it is told to come back.
 const WAIT: Duration = Duration::from_millis(40);
 
-// A charge is given up before the lease of its holder ends. A charge still on its way when another
-// caller asks the ledger and finds nothing would be made twice.
+// A charge still on its way when another caller asks the ledger and finds nothing would be made
+// twice. So a holder that is alive gives up its charge before its lease ends. One that was killed
+// has nothing on its way: it does the booking itself, in one write, and cannot any more. A processor
+// across a network could book even so; then wait out `TIME_LIMIT` after a restart before asking.
 const _: () = assert!(TIME_LIMIT.as_millis() < LEASE.as_millis());
 
 /// Charges through a store.
 pub(crate) struct Once {
     store: Store,
+    /// Whether calls into the store may wait for the disk.
+    log: bool,
     processor: Arc<Processor>,
     tasks: TaskTracker,
+    settlements: Settlements,
     claims: Stopwatch,
     completes: Stopwatch,
-    settled: AtomicU64,
+}
+
+/// The store: in memory, or with a log in a directory that the next process opens again.
+fn open(setup: &Setup) -> onceonly::Result<Store> {
+    let builder = Store::builder().lease(LEASE).ttl(TTL);
+    match setup.log {
+        true => builder.open(setup.files.store()),
+        false => builder.in_memory(),
+    }
 }
 
 /// What makes two requests the same: everything that could change the effect.
@@ -56,15 +74,33 @@ pub(crate) fn fingerprint(method: &Method, uri: &Uri, headers: &HeaderMap, body:
 }
 
 impl Once {
-    pub(crate) fn new(processor: Arc<Processor>, tasks: TaskTracker) -> onceonly::Result<Once> {
+    pub(crate) fn new(
+        setup: &Setup,
+        processor: Arc<Processor>,
+        tasks: TaskTracker,
+    ) -> Result<Once, Box<dyn Error>> {
         Ok(Once {
-            store: Store::builder().lease(LEASE).ttl(TTL).in_memory()?,
+            store: open(setup)?,
+            log: setup.log,
             processor,
             tasks,
+            settlements: Settlements::open(&setup.files.settlements())?,
             claims: Stopwatch::new(),
             completes: Stopwatch::new(),
-            settled: AtomicU64::new(0),
         })
+    }
+
+    /// Makes a call into the store.
+    ///
+    /// None waits for another holder, but with a log most of them wait for the disk. Meanwhile
+    /// tokio moves everything else this thread would have done to another thread; and the more
+    /// calls wait at the same time, the more share one sync. In memory there is nothing to wait
+    /// for, and moving would cost more than the call.
+    fn call<T>(&self, call: impl FnOnce() -> T) -> T {
+        match self.log {
+            true => block_in_place(call),
+            false => call(),
+        }
     }
 
     /// Charges, unless this key has been here before.
@@ -75,9 +111,7 @@ impl Once {
         request: ChargeRequest,
     ) -> Result<Reply, Problem> {
         let patience = Instant::now() + WAIT;
-        // A claim waits for no other holder, and in memory for no disk, so it may be made on this
-        // thread. With a log that syncs, `submit_claim(..).await` keeps the thread free.
-        let mut claim = self.claims.time(|| self.store.claim(key, fingerprint))?;
+        let mut claim = self.call(|| self.claims.time(|| self.store.claim(key, fingerprint)))?;
         // Whoever loses a race is told what the winner made of it, and so goes round again.
         loop {
             claim = match claim {
@@ -115,16 +149,19 @@ impl Once {
             Ok(receipt) => {
                 let reply = Reply::created(&receipt)?;
                 let options = CompleteOptions::new().tag(reply.status());
-                self.completes
-                    .time(|| guard.complete_with(reply.body(), options))?;
+                let complete = || guard.complete_with(reply.body(), options);
+                self.call(|| self.completes.time(complete))?;
                 Ok(reply)
             }
             Err(refused @ ChargeError::Refused) => {
-                guard.release()?;
+                self.call(|| guard.release())?;
                 Err(refused.into())
             }
             // Perhaps charged, perhaps not. The guard is dropped, and that says so.
-            Err(silent @ ChargeError::Silent) => Err(silent.into()),
+            Err(silent @ ChargeError::Silent) => {
+                self.call(|| drop(guard));
+                Err(silent.into())
+            }
         }
     }
 
@@ -139,15 +176,39 @@ impl Once {
     ) -> Result<Claim<'s>, Problem> {
         let found = self.processor.find(request.order).await;
         let booked = found.map_err(|_| Problem::interrupted())?;
-        self.settled.fetch_add(1, Ordering::Relaxed);
+        self.note(&question, request.order, booked.is_some())?;
         match booked {
             Some(receipt) => {
                 let reply = Reply::created(&receipt)?;
                 let options = CompleteOptions::new().tag(reply.status());
-                Ok(question.resolve(reply.body(), options)?)
+                Ok(self.call(|| question.resolve(reply.body(), options))?)
             }
-            None => Ok(question.resume()?),
+            None => Ok(self.call(|| question.resume())?),
         }
+    }
+
+    /// Notes, for the report at the end, what the ledger said.
+    fn note(&self, question: &Interrupted<'_>, order: u64, charged: bool) -> Result<(), Problem> {
+        let settlement = Settlement {
+            order,
+            generation: question.generation(),
+            crashed: question.cause() == Cause::Crashed,
+            charged,
+        };
+        let noted = self.settlements.note(settlement);
+        noted.map_err(|_| Problem::broken())
+    }
+
+    /// What was in the log, if there is one.
+    pub(crate) fn recovered(&self) -> Option<Recovered> {
+        self.log.then(|| {
+            let report = self.store.recovery();
+            Recovered {
+                completed: report.completed,
+                interrupted: report.interrupted,
+                took: report.took,
+            }
+        })
     }
 
     /// How the day went, as seen from here.
@@ -155,7 +216,6 @@ impl Once {
         Figures {
             claim: self.claims.timing(),
             complete: self.completes.timing(),
-            settled: self.settled.load(Ordering::Relaxed),
             store: self.store.stats().to_string(),
         }
     }

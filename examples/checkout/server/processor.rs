@@ -29,7 +29,8 @@ pub(crate) enum ChargeError {
 /// The line to the card processor.
 pub(crate) struct Processor {
     ledger: Ledger,
-    /// Orders tried before: test cards misbehave on the first try only.
+    /// Orders tried before: test cards misbehave on the first try only, and on the first after a
+    /// restart.
     tried: Mutex<HashSet<u64>>,
     questions: AtomicU64,
 }

@@ -1,0 +1,226 @@
+//! Opening a store: from what the log's files say to shards that answer.
+
+use super::{Engine, Settings};
+use crate::clock::{Span, Tick, Timeline, resume_time, wall_tick};
+use crate::disk::Disk;
+use crate::error::{Error, Result};
+use crate::log::recover::{self, Segment, in_parallel};
+use crate::log::format::{Entry, Note, entry_at};
+use crate::log::{Holds, Limits, Log};
+use crate::segment::Address;
+use crate::segment::table::HEADER_WORDS;
+use crate::shard::recover::Recovered;
+use crate::shard::{Keyed, Shard};
+use crate::sync::{Arc, Mutex, Ordering};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// What a builder has checked for a store with a log.
+pub(crate) struct LogOptions {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) max_clock_jump: Span,
+    pub(crate) max_disk_bytes: u64,
+    pub(crate) segment_bytes: usize,
+}
+
+/// What was found when a store was opened. See [`Store::recovery`](crate::Store::recovery).
+///
+/// # Examples
+///
+/// ```
+/// use onceonly::{Key, Store};
+/// # let dir = std::env::temp_dir().join(format!("onceonly-doc-report-{}", std::process::id()));
+/// # let _ = std::fs::remove_dir_all(&dir);
+/// let store = Store::open(&dir)?;
+/// store.first_seen(Key::new("mails", "m-1"))?;
+/// drop(store);
+/// let store = Store::open(&dir)?;
+/// println!("{}", store.recovery()); // 1 completed and 0 interrupted keys in 1 segment ...
+/// assert_eq!(store.recovery().completed, 1);
+/// # drop(store);
+/// # let _ = std::fs::remove_dir_all(&dir);
+/// # Ok::<(), onceonly::Error>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct RecoveryReport {
+    /// Keys with an outcome.
+    pub completed: u64,
+    /// Keys that were claimed and not finished: each is interrupted now, with
+    /// [`Cause::Crashed`](crate::Cause::Crashed).
+    pub interrupted: u64,
+    /// Records read, of live keys and others.
+    pub records: u64,
+    /// Segments read.
+    pub segments: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Where a torn tail was cut off: file and byte. It was never acknowledged as durable.
+    pub torn: Option<(PathBuf, u64)>,
+    /// By how much the wall clock was not believed: it stepped back, or was further ahead than
+    /// [`Builder::max_clock_jump`](crate::Builder::max_clock_jump).
+    pub clock_disbelieved: Option<Duration>,
+    /// How long it took, on the store's clock.
+    pub took: Duration,
+}
+
+impl fmt::Display for RecoveryReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} completed and {} interrupted keys in {} segments, {} records and {} bytes read in {:?}",
+            self.completed, self.interrupted, self.segments, self.records, self.bytes, self.took
+        )?;
+        if let Some((segment, offset)) = &self.torn {
+            write!(f, "; a torn tail was cut off {} at byte {offset}", segment.display())?;
+        }
+        if let Some(by) = self.clock_disbelieved {
+            write!(f, "; the wall clock was off by {by:?} and not believed")?;
+        }
+        Ok(())
+    }
+}
+
+impl Engine {
+    /// Opens the store in a directory, or makes one there.
+    pub(crate) fn open(settings: Settings, options: LogOptions, dir: &Path) -> Result<Arc<Engine>> {
+        let clock = settings.clock.clone();
+        let began = clock.monotonic();
+        if settings.max_bytes < settings.fixed_bytes() {
+            return Err(too_small());
+        }
+        let wall = wall_tick(&*clock);
+        let mut found = recover::open(options.disk.clone(), dir, wall)?;
+        let time = resume_time(found.time, wall, options.max_clock_jump);
+        let segments = std::mem::take(&mut found.segments);
+        let (ceiling, torn) = (found.ceiling, found.torn.take());
+        let limits = Limits {
+            segment_bytes: options.segment_bytes,
+            max_disk_bytes: options.max_disk_bytes,
+        };
+        let log = Log::new(found, settings.ttl, limits, time.offset);
+        let timeline = Timeline::starting_at(clock, time.now);
+        let mut engine = Self::assemble(settings, timeline, Some(log)).ok_or(too_small())?;
+        let recovered = engine.fill(&segments, ceiling, time.now);
+        engine.recovery = RecoveryReport {
+            completed: recovered.completed,
+            interrupted: recovered.interrupted,
+            records: segments.iter().map(|s| s.records).sum(),
+            segments: segments.len() as u64,
+            bytes: segments.iter().map(|s| (s.end * 8) as u64).sum(),
+            torn: torn.map(|torn| (torn.segment, torn.offset)),
+            clock_disbelieved: time.disbelieved.map(|said| {
+                let apart = said.since(time.now).max(time.now.since(said));
+                apart.max(Duration::from_millis(1))
+            }),
+            took: Duration::ZERO,
+        };
+        if let Some(log) = &engine.log {
+            log.begin(ceiling + super::logged::GENERATIONS, engine.means(time.now))?;
+            engine.commons.ceiling.store(log.ceiling(), Ordering::Release);
+        }
+        engine.recovery.took = engine.clock().monotonic().saturating_sub(began);
+        Ok(Arc::new(engine))
+    }
+
+    /// Offers every record to its shard, then settles what the keys are.
+    fn fill(&self, segments: &[Segment], ceiling: u64, now: Tick) -> Recovered {
+        let Some(log) = &self.log else {
+            return Recovered::default();
+        };
+        let c = &self.commons;
+        let records: u64 = segments.iter().map(|s| s.records).sum();
+        let each = records / self.shards.len() as u64;
+        let mut shards: Vec<&Shard> = self.shards.iter().collect();
+        in_parallel(&mut shards, |shard| {
+            let mut shard = shard.lock();
+            shard.start_generations(ceiling.max(1));
+            if records > 0 {
+                // A claim and an outcome to a key, most often: half of the records are keys.
+                shard.expect_keys(c, each / 2, &c.pins.pin());
+            }
+        });
+        if records == 0 {
+            return Recovered::default();
+        }
+        // Ids in the log's order: the later copy of a record is told by its address.
+        let mut ids = Vec::new();
+        for segment in segments {
+            let id = c.segments.issue(&segment.memory.mapping, &segment.time());
+            ids.extend(id.map(|id| (segment, id, Holds::NOTHING)));
+        }
+        in_parallel(&mut ids, |(segment, id, holds)| *holds = self.offer(segment, *id));
+        for (segment, id, holds) in &ids {
+            log.adopt(segment, *id, *holds, &c.bytes);
+        }
+        let sum = Mutex::new(Recovered::default());
+        in_parallel(&mut shards, |shard| {
+            let pin = c.pins.pin();
+            let settled = shard.lock().settle_recovered(c, &self.hasher, now, &pin);
+            let mut sum = sum.lock();
+            sum.completed += settled.completed;
+            sum.interrupted += settled.interrupted;
+        });
+        sum.into_inner()
+    }
+
+    /// Offers a segment's records, some at a time so that their cache misses overlap.
+    fn offer(&self, segment: &Segment, id: u32) -> Holds {
+        const BATCH: usize = 32;
+        let c = &self.commons;
+        let pin = c.pins.pin();
+        let words = segment.words();
+        let mut batch = Vec::with_capacity(BATCH);
+        let flush = |batch: &mut Vec<(Keyed<'_>, Address, (u64, u64))>| {
+            self.prefetch_buckets(batch.iter().map(|(k, ..)| *k), &pin);
+            for (k, at, order) in batch.drain(..) {
+                self.shard(k).lock().recover(c, k, at, order, &pin);
+            }
+        };
+        let mut word = HEADER_WORDS;
+        let mut holds = Holds::NOTHING;
+        while word < segment.end {
+            let entry = entry_at(words, word, segment.stamp);
+            if let Entry::Keyed(_) = entry {
+                let at = Address::new(id, word);
+                if let Some(record) = c.segments.table.record(at, &pin)
+                    && let Some(key) = record.key()
+                {
+                    let deadline = record.deadline();
+                    holds.add(record.kind(), record.len_words(), deadline);
+                    c.segments.table.note_deadline(id, deadline);
+                    let hash = self.hasher.hash(key);
+                    batch.push((Keyed { key, hash }, at, record.order()));
+                    if batch.len() == BATCH {
+                        flush(&mut batch);
+                    }
+                }
+            }
+            if matches!(entry, Entry::Nothing | Entry::Note(Note::Seal)) {
+                break;
+            }
+            word += entry.words();
+        }
+        flush(&mut batch);
+        holds
+    }
+
+    /// Makes everything recorded so far durable.
+    pub(crate) fn sync(&self) -> Result<()> {
+        match &self.log {
+            Some(log) => {
+                log.check()?;
+                self.commit_all(log)
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+fn too_small() -> Error {
+    Error::InvalidOptions {
+        field: "max_bytes",
+        why: "it is less than the store needs to start; raise it, or lower max_keys or shards",
+    }
+}

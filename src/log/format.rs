@@ -1,0 +1,416 @@
+//! The bytes of the log's files, but for those of keyed records, which `segment::record` draws.
+//!
+//! ```text
+//!  LOCK            empty; whoever has its lock has the store
+//!  STORE           a header and nothing else: this directory is that store
+//!  0000002a.seg    a segment: header, records, zeros
+//!  *.new           half-made, removed at the next open
+//!
+//!  header, 64 bytes
+//!       +-----------+---------------------+----------+--------+------+------+-----+------------+
+//!       | magic (8) | version 4 | what 4  | store id | serial | life | base | ttl | crc4 | len4|
+//!       +-----------+---------------------+----------+--------+------+------+-----+------------+
+//!  segment
+//!       +--------+------+-----+-----+-------+-----+-----+------+----------------------+
+//!       | header | MARK | rec | rec | VOUCH | rec | ... | SEAL | zeros or left-overs  |
+//!       +--------+------+-----+-----+-------+-----+-----+------+----------------------+
+//! ```
+//!
+//! - Words are little-endian. `what`: 1 the STORE file, 2 a segment. `serial` names the file and
+//!   is never given to another one; `life` is a random number, new each time a file is begun.
+//!   Both and the store id go into every record's sum ([`Stamp`](crate::segment::record::Stamp)).
+//!   `len` is the file's length in words, `ttl` and `base` are explained at the record.
+//! - A segment's header is durable before the file gets its name.
+//! - The log is one stream of records. A segment's place in it, its *turn*, stands in the MARK
+//!   it begins with: turns count up by one. A position is (turn, byte).
+//! - A segment ends at its SEAL, or at the first word that is no record whose sum verifies.
+//!
+//! Records without a key: the first two words are those of any record (no key, expires 0), then
+//!
+//! ```text
+//!  MARK   8   ceiling, turn (32) | first (32), now, offset, vouched
+//!  VOUCH  9   vouched
+//!  SEAL  10   0
+//! ```
+//!
+//! - `ceiling`: no generation so large has been given out.
+//! - `first`: segments of earlier turns hold nothing that counts.
+//! - `now`: a moment of store time that has been reached. `offset`: store time less the wall
+//!   clock's, in ticks, as far as it is to be kept ([`Timeline`](crate::clock::Timeline)).
+//! - `vouched`: everything before that position was durable when this was written, so that
+//!   whatever is missing there was damaged.
+
+use crate::clock::{Span, Tick};
+use crate::segment::record::{Stamp, bare_word, kind_bits, len_bits};
+use crate::segment::table::HEADER_WORDS;
+use crate::segment::words::WORD;
+use crate::sync::{AtomicU64, Ordering};
+
+/// The format written, and the newest read.
+pub(crate) const VERSION: u32 = 1;
+
+const MAGIC: u64 = u64::from_le_bytes(*b"onceonly");
+pub(crate) const HEADER_BYTES: usize = HEADER_WORDS * WORD;
+
+pub(crate) const LOCK: &str = "LOCK";
+pub(crate) const STORE: &str = "STORE";
+/// What a file is called until it is whole.
+pub(crate) const UNFINISHED: &str = ".new";
+const SEGMENT: &str = ".seg";
+
+/// The name of a segment's file.
+pub(crate) fn segment_name(serial: u32) -> String {
+    format!("{serial:08x}{SEGMENT}")
+}
+
+/// The serial a name stands for, if it is a segment's.
+pub(crate) fn serial_of(name: &str) -> Option<u32> {
+    let serial = name.strip_suffix(SEGMENT)?;
+    let serial = u32::from_str_radix(serial, 16).ok()?;
+    (segment_name(serial) == name).then_some(serial)
+}
+
+/// A place in the log.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub(crate) struct Pos(u64);
+
+impl Pos {
+    pub(crate) const START: Pos = Pos(0);
+
+    pub(crate) fn new(turn: u32, word: usize) -> Self {
+        Pos(u64::from(turn) << 32 | (word * WORD) as u64)
+    }
+
+    pub(crate) fn turn(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    /// Bytes from the segment's start.
+    pub(crate) fn byte(self) -> u64 {
+        self.0 & u64::from(u32::MAX)
+    }
+}
+
+/// What a file is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum What {
+    Store = 1,
+    Segment = 2,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Header {
+    pub(crate) what: What,
+    pub(crate) store: u64,
+    pub(crate) serial: u32,
+    pub(crate) life: u64,
+    pub(crate) base: Tick,
+    pub(crate) ttl: Span,
+    /// Of the file.
+    pub(crate) words: usize,
+}
+
+/// Why a header cannot be read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Unreadable {
+    /// No file of ours.
+    Foreign,
+    /// Written by a newer version.
+    Newer(u32),
+    Damaged,
+}
+
+impl Header {
+    pub(crate) fn stamp(&self) -> Stamp {
+        Stamp::new(self.store, u64::from(self.serial), self.life)
+    }
+
+    fn words(&self) -> [u64; HEADER_WORDS] {
+        let mut words = [
+            MAGIC,
+            u64::from(VERSION) | (self.what as u64) << 32,
+            self.store,
+            u64::from(self.serial),
+            self.life,
+            self.base.0,
+            self.ttl.millis(),
+            (self.words as u64) << 32,
+        ];
+        words[7] |= u64::from(crc(&words));
+        words
+    }
+
+    pub(crate) fn write(&self, to: &[AtomicU64]) {
+        for (word, to) in self.words().into_iter().zip(to) {
+            to.store(word.to_le(), Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn read(bytes: &[u8; HEADER_BYTES]) -> Result<Header, Unreadable> {
+        let mut words = [0; HEADER_WORDS];
+        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
+            *word = u64::from_le_bytes(*bytes);
+        }
+        if words[0] != MAGIC {
+            return Err(Unreadable::Foreign);
+        }
+        let version = words[1] as u32;
+        if version > VERSION {
+            return Err(Unreadable::Newer(version));
+        }
+        let sum = words[7] as u32;
+        words[7] &= !u64::from(u32::MAX);
+        let what = match words[1] >> 32 {
+            1 => What::Store,
+            2 => What::Segment,
+            _ => return Err(Unreadable::Damaged),
+        };
+        if version == 0 || sum != crc(&words) {
+            return Err(Unreadable::Damaged);
+        }
+        Ok(Header {
+            what,
+            store: words[2],
+            serial: u32::try_from(words[3]).map_err(|_| Unreadable::Damaged)?,
+            life: words[4],
+            base: Tick(words[5]),
+            ttl: Span::from_millis(words[6]),
+            words: (words[7] >> 32) as usize,
+        })
+    }
+}
+
+fn crc(words: &[u64; HEADER_WORDS]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    for word in words {
+        hasher.update(&word.to_le_bytes());
+    }
+    hasher.finalize()
+}
+
+/// What the log knows of itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Mark {
+    pub(crate) ceiling: u64,
+    pub(crate) turn: u32,
+    pub(crate) first: u32,
+    pub(crate) now: Tick,
+    pub(crate) offset: i64,
+    pub(crate) vouched: Pos,
+}
+
+/// A record without a key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Note {
+    Mark(Mark),
+    Vouch(Pos),
+    Seal,
+}
+
+const MARK: u64 = 8;
+const VOUCH: u64 = 9;
+const SEAL: u64 = 10;
+
+pub(crate) const MARK_WORDS: usize = 7;
+pub(crate) const VOUCH_WORDS: usize = 3;
+pub(crate) const SEAL_WORDS: usize = 3;
+
+impl Note {
+    pub(crate) fn words(self) -> usize {
+        match self {
+            Note::Mark(_) => MARK_WORDS,
+            Note::Vouch(_) => VOUCH_WORDS,
+            Note::Seal => SEAL_WORDS,
+        }
+    }
+
+    /// Writes it at this word of its segment.
+    pub(crate) fn write(self, to: &[AtomicU64], stamp: Stamp, word: usize) {
+        let (kind, rest) = match self {
+            Note::Mark(mark) => {
+                let turns = u64::from(mark.turn) << 32 | u64::from(mark.first);
+                let rest = [
+                    mark.ceiling,
+                    turns,
+                    mark.now.0,
+                    mark.offset as u64,
+                    mark.vouched.0,
+                ];
+                (MARK, rest)
+            }
+            Note::Vouch(pos) => (VOUCH, [pos.0, 0, 0, 0, 0]),
+            Note::Seal => (SEAL, [0; 5]),
+        };
+        for (word, to) in rest.into_iter().zip(&to[2..self.words()]) {
+            to.store(word.to_le(), Ordering::Relaxed);
+        }
+        stamp.seal(bare_word(kind, self.words()), 0, &to[..self.words()], word);
+    }
+
+    /// Reads a record whose sum has verified; `None` if it is none of these.
+    fn read(words: &[AtomicU64]) -> Option<Note> {
+        let word = |at: usize| words.get(at).map_or(0, |w| u64::from_le(w.load(Ordering::Relaxed)));
+        let note = match kind_bits(word(0)) {
+            MARK => Note::Mark(Mark {
+                ceiling: word(2),
+                turn: (word(3) >> 32) as u32,
+                first: word(3) as u32,
+                now: Tick(word(4)),
+                offset: word(5) as i64,
+                vouched: Pos(word(6)),
+            }),
+            VOUCH => Note::Vouch(Pos(word(2))),
+            SEAL => Note::Seal,
+            _ => return None,
+        };
+        (words.len() == note.words()).then_some(note)
+    }
+}
+
+/// What stands at a word of a segment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Entry {
+    /// A record with a key, of so many words.
+    Keyed(usize),
+    Note(Note),
+    /// Nothing that verifies.
+    Nothing,
+}
+
+impl Entry {
+    pub(crate) fn words(self) -> usize {
+        match self {
+            Entry::Keyed(words) => words,
+            Entry::Note(note) => note.words(),
+            Entry::Nothing => 0,
+        }
+    }
+}
+
+/// Looks at the word `at` of a segment's words. No length is believed before it was compared
+/// with the room there is, and nothing before its sum has verified.
+pub(crate) fn entry_at(words: &[AtomicU64], at: usize, stamp: Stamp) -> Entry {
+    let Some(rest) = words.get(at..) else {
+        return Entry::Nothing;
+    };
+    let w0 = rest.first().map_or(0, |w| u64::from_le(w.load(Ordering::Relaxed)));
+    let Some(own) = rest.get(..len_bits(w0)) else {
+        return Entry::Nothing;
+    };
+    if kind_bits(w0) == 0 || !stamp.holds(own, at) {
+        return Entry::Nothing;
+    }
+    match Note::read(own) {
+        Some(note) => Entry::Note(note),
+        None if kind_bits(w0) <= 4 => Entry::Keyed(own.len()),
+        None => Entry::Nothing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memory(words: usize) -> Vec<AtomicU64> {
+        (0..words).map(|_| AtomicU64::new(0)).collect()
+    }
+
+    fn bytes(words: &[AtomicU64]) -> Vec<u8> {
+        let load = |w: &AtomicU64| w.load(Ordering::Relaxed).to_ne_bytes();
+        words.iter().flat_map(load).collect()
+    }
+
+    fn header() -> Header {
+        Header {
+            what: What::Segment,
+            store: 0x0123_4567_89ab_cdef,
+            serial: 42,
+            life: 7,
+            base: Tick(1_704_067_200_000),
+            ttl: Span::from_millis(86_400_000),
+            words: 512,
+        }
+    }
+
+    #[test]
+    fn golden_header() {
+        let to = memory(HEADER_WORDS);
+        header().write(&to);
+        let bytes = bytes(&to);
+        #[rustfmt::skip]
+        let golden: [u8; 56] = [
+            b'o', b'n', b'c', b'e', b'o', b'n', b'l', b'y',
+            1, 0, 0, 0, 2, 0, 0, 0,
+            0xef, 0xcd, 0xab, 0x89, 0x67, 0x45, 0x23, 0x01,
+            42, 0, 0, 0, 0, 0, 0, 0,
+            7, 0, 0, 0, 0, 0, 0, 0,
+            0x00, 0xf4, 0x51, 0xc2, 0x8c, 0x01, 0, 0,
+            0x00, 0x5c, 0x26, 0x05, 0, 0, 0, 0,
+        ];
+        assert_eq!(bytes[..56], golden);
+        assert_eq!(bytes[60..], [0, 2, 0, 0]);
+        let whole: [u8; 64] = bytes.try_into().unwrap();
+        assert_eq!(Header::read(&whole), Ok(header()));
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_header_is_noticed() {
+        let to = memory(HEADER_WORDS);
+        header().write(&to);
+        let whole: [u8; 64] = bytes(&to).try_into().unwrap();
+        for bit in 0..512 {
+            let mut bad = whole;
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(Header::read(&bad).is_err(), "bit {bit}");
+        }
+        let mut newer = whole;
+        newer[8] = 2;
+        assert_eq!(Header::read(&newer), Err(Unreadable::Newer(2)));
+        assert_eq!(Header::read(&[0; 64]), Err(Unreadable::Foreign));
+    }
+
+    #[test]
+    fn notes_round_trip_where_they_were_written_and_nowhere_else() {
+        let stamp = header().stamp();
+        let mark = Mark {
+            ceiling: 1 << 20,
+            turn: 3,
+            first: 2,
+            now: Tick(77),
+            offset: -5,
+            vouched: Pos::new(2, 100),
+        };
+        for note in [Note::Mark(mark), Note::Vouch(Pos::new(9, 8)), Note::Seal] {
+            let words = memory(30);
+            note.write(&words[11..], stamp, 11);
+            assert_eq!(entry_at(&words, 11, stamp), Entry::Note(note));
+            let moved = memory(30);
+            for (from, to) in words[11..].iter().zip(&moved[12..]) {
+                to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
+            assert_eq!(entry_at(&moved, 12, stamp), Entry::Nothing);
+            let other = Header { life: 8, ..header() }.stamp();
+            assert_eq!(entry_at(&words, 11, other), Entry::Nothing);
+        }
+    }
+
+    #[test]
+    fn nothing_is_no_entry() {
+        let words = memory(20);
+        let stamp = header().stamp();
+        assert_eq!(entry_at(&words, 0, stamp), Entry::Nothing);
+        assert_eq!(entry_at(&words, 20, stamp), Entry::Nothing);
+        assert_eq!(entry_at(&words, 99, stamp), Entry::Nothing);
+        words[5].store(u64::MAX, Ordering::Relaxed);
+        assert_eq!(entry_at(&words, 5, stamp), Entry::Nothing);
+    }
+
+    #[test]
+    fn names_are_recognised_only_as_they_are_written() {
+        assert_eq!(segment_name(42), "0000002a.seg");
+        assert_eq!(serial_of("0000002a.seg"), Some(42));
+        for other in ["2a.seg", "0000002A.seg", "0000002a.new", "+000002a.seg", "LOCK"] {
+            assert_eq!(serial_of(other), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,842 @@
+//! The log: the store's records as files, in one stream.
+//!
+//! A segment of a store with a log is a mapped file, an *extent*, and the record written there
+//! is the one that replays read. All records, of claims and of outcomes, go through one cursor
+//! into one stream of segments. That makes three hard things easy:
+//!
+//! - what is durable is always a prefix of the stream, made so by syncing one file, rarely two;
+//! - segments go oldest first, so whatever overrides a record outlives it, for it comes later;
+//! - a hole below a position that later data vouches for is damage, any other is a torn tail.
+//!
+//! What of the oldest segment is still wanted when it is mostly waste is written again at the
+//! end ([`Log::leftover`]). Files are made ahead ([`Log::prepare`]), zero-filled and synced before
+//! they are mapped, so that no append waits for the disk or needs room on it.
+//!
+//! What is absent: keys and their states. The log never sees a shard.
+
+mod commit;
+mod extent;
+pub(crate) mod format;
+pub(crate) mod recover;
+
+use crate::clock::{Span, Tick};
+use crate::disk::Disk;
+use crate::error::{Error, Result};
+use crate::quota::{Quota, Room};
+use crate::segment::record::{COARSE_UNIT, Kind, TimeBase};
+use crate::segment::space::Doomed;
+use crate::segment::words::WORD;
+use crate::segment::{Address, Draft, Segments};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
+use commit::Committer;
+use extent::{Extent, Spare};
+use format::{HEADER_BYTES, MARK_WORDS, Mark, Note, Pos, SEAL_WORDS};
+use std::collections::VecDeque;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A disk and the directory of one store on it.
+pub(crate) struct Place {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) dir: PathBuf,
+}
+
+impl Place {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    pub(crate) fn failed(&self, op: &'static str, path: &Path) -> impl Fn(io::Error) -> Error + use<> {
+        let path = path.to_path_buf();
+        move |source| Error::Io {
+            op,
+            path: path.clone(),
+            source: Arc::new(source),
+        }
+    }
+
+    pub(crate) fn sync_dir(&self) -> Result<()> {
+        let done = self.disk.sync_dir(&self.dir);
+        done.map_err(self.failed("sync directory", &self.dir))
+    }
+}
+
+/// What the log needs of the store around it, for one call.
+#[derive(Clone, Copy)]
+pub(crate) struct Means<'a> {
+    pub(crate) segments: &'a Segments,
+    pub(crate) bytes: &'a Quota,
+    pub(crate) now: Tick,
+}
+
+/// Options of a log.
+#[derive(Clone, Copy)]
+pub(crate) struct Limits {
+    /// The largest segment that holds more than one record, in bytes.
+    pub(crate) segment_bytes: usize,
+    pub(crate) max_disk_bytes: u64,
+}
+
+/// The size of the first segment after an open; each full one doubles the next.
+const FIRST_BYTES: usize = 256 << 10;
+/// Room kept for records nobody has promised and that must not be refused: of forgetting, of
+/// taking over.
+const RESERVE: usize = 16 << 10;
+/// Synced bytes that may stay without a vouch while others are being written. Damage in what
+/// nothing vouches for cannot be told from a torn tail.
+const VOUCH_EVERY: u64 = 4 << 10;
+/// A file prepared so long ago is not begun any more: its deadlines would leave 32 bits.
+const MAX_SPARE_AGE: Span = Span::from_millis(8 * 24 * 3_600 * 1_000);
+/// Segments that may hold more waste than they hold records wanted.
+const WASTE_SEGMENTS: u64 = 4;
+
+/// Why a record was not appended.
+#[derive(Debug)]
+pub(crate) enum Unwritten {
+    /// There is no prepared room and none could be prepared. Nothing is lost.
+    NoRoom,
+    Failed(Error),
+}
+
+struct Head {
+    extent: Arc<Extent>,
+    /// The next word to write.
+    cursor: usize,
+    holds: Holds,
+}
+
+/// What the records of a segment come to.
+#[derive(Clone, Copy)]
+pub(crate) struct Holds {
+    /// The latest deadline.
+    pub(crate) latest: Tick,
+    /// Outcomes, and the words they take. Nothing else is wanted for long.
+    pub(crate) outcomes: u64,
+    pub(crate) outcome_words: u64,
+}
+
+impl Holds {
+    pub(crate) const NOTHING: Holds = Holds {
+        latest: Tick(0),
+        outcomes: 0,
+        outcome_words: 0,
+    };
+
+    pub(crate) fn add(&mut self, kind: Kind, words: usize, deadline: Tick) {
+        self.latest = self.latest.max(deadline);
+        if kind == Kind::Completed {
+            self.outcomes += 1;
+            self.outcome_words += words as u64;
+        }
+    }
+}
+
+/// A segment nobody writes to any more.
+pub(crate) struct Sealed {
+    pub(crate) extent: Arc<Extent>,
+    /// Words written.
+    pub(crate) used: usize,
+    pub(crate) holds: Holds,
+}
+
+/// What the lane's lock guards.
+struct Stream {
+    head: Option<Head>,
+    spares: VecDeque<Spare>,
+    /// Oldest first.
+    sealed: VecDeque<Sealed>,
+    /// Sealed and not known to be durable.
+    unsynced: Vec<Arc<Extent>>,
+    next_turn: u32,
+    /// The first turn that counts.
+    first: u32,
+    vouched: Pos,
+    next_bytes: usize,
+    closed: bool,
+}
+
+impl Stream {
+    fn end(&self) -> Pos {
+        let head = self.head.as_ref();
+        head.map_or(Pos::START, |h| Pos::new(h.extent.turn, h.cursor))
+    }
+
+    /// Room for records: in the head, and in what is prepared.
+    fn free(&self) -> u64 {
+        let usable = |words: usize| {
+            let bytes = (words * WORD) as u64;
+            // Vouches take a little of it.
+            bytes.saturating_sub(bytes / 64 + 48)
+        };
+        let head = self.head.as_ref();
+        head.map_or(0, |h| usable(h.extent.end().saturating_sub(h.cursor)))
+            + self.spares.iter().map(|s| usable(s.room())).sum::<u64>()
+    }
+}
+
+pub(crate) struct Log {
+    place: Place,
+    store: u64,
+    ttl: Span,
+    limits: Limits,
+    lane: Mutex<Stream>,
+    /// The serial of the next file; held while one is made.
+    serials: Mutex<u32>,
+    committer: Committer,
+    pub(crate) room: Arc<Room>,
+    /// No generation so large may be given out: what is durable of it, and what MARKs say.
+    ceiling: AtomicU64,
+    announced: AtomicU64,
+    offset: i64,
+    disk_bytes: AtomicU64,
+    /// When the helper shall sync at the latest.
+    sync_by: AtomicU64,
+    lock: Mutex<Option<Box<dyn Send + Sync>>>,
+    /// The helper knows that room is wanted.
+    told: AtomicBool,
+    /// Files that could not be prepared, and records written again from leftovers.
+    pub(crate) prepare_failures: AtomicU64,
+    pub(crate) carried: AtomicU64,
+}
+
+/// A record that was appended and is not yet published: while this lives its segment stays.
+pub(crate) struct Appended {
+    pub(crate) at: Address,
+    pub(crate) end: Pos,
+    extent: Arc<Extent>,
+}
+
+impl Drop for Appended {
+    fn drop(&mut self) {
+        self.extent.unpend();
+    }
+}
+
+enum Put {
+    Done(Appended),
+    /// It does not fit into what is left of the head; a segment for it has so many words.
+    Full(usize),
+    /// What is left is promised to others.
+    Promised,
+}
+
+impl Log {
+    /// A log that goes on after what was recovered. Nothing can be appended before
+    /// [`begin`](Self::begin).
+    pub(crate) fn new(found: recover::Found, ttl: Span, limits: Limits, offset: i64) -> Self {
+        let recover::Found {
+            place,
+            store,
+            lock,
+            next_serial,
+            next_turn,
+            first,
+            end,
+            ceiling,
+            ..
+        } = found;
+        Log {
+            place,
+            store,
+            ttl,
+            limits,
+            lane: Mutex::new(Stream {
+                head: None,
+                spares: VecDeque::new(),
+                sealed: VecDeque::new(),
+                unsynced: Vec::new(),
+                next_turn,
+                first,
+                vouched: end,
+                next_bytes: FIRST_BYTES.min(limits.segment_bytes),
+                closed: false,
+            }),
+            serials: Mutex::new(next_serial),
+            committer: Committer::new(end),
+            room: Arc::new(Room::new((limits.segment_bytes / 8).min(RESERVE) as u64)),
+            ceiling: AtomicU64::new(ceiling),
+            announced: AtomicU64::new(ceiling),
+            offset,
+            disk_bytes: AtomicU64::new(0),
+            sync_by: AtomicU64::new(u64::MAX),
+            lock: Mutex::new(Some(lock)),
+            told: AtomicBool::new(false),
+            prepare_failures: AtomicU64::new(0),
+            carried: AtomicU64::new(0),
+        }
+    }
+
+    /// Takes over a segment that was recovered, the oldest first.
+    pub(crate) fn adopt(&self, found: &recover::Segment, id: u32, holds: Holds, bytes: &Quota) {
+        let size = found.memory.size() as u64;
+        bytes.force_direct(size);
+        self.disk_bytes.fetch_add(size, Ordering::Relaxed);
+        let extent = Arc::new(Extent::recovered(found, id));
+        self.lane.lock().sealed.push_back(Sealed {
+            extent,
+            used: found.end,
+            holds,
+        });
+    }
+
+    /// Begins a segment of its own for this life of the store, and makes durable that
+    /// generations below `ceiling` may be given out.
+    pub(crate) fn begin(&self, ceiling: u64, means: Means<'_>) -> Result<()> {
+        let mut s = self.lane.lock();
+        self.add_spare(&mut s, 0, means)?;
+        self.announced.store(ceiling, Ordering::Relaxed);
+        if !self.turn_over(&mut s, means) {
+            return Err(Error::AtCapacity {
+                retry_after: std::time::Duration::from_secs(1),
+            });
+        }
+        let end = s.end();
+        drop(s);
+        self.commit(end)?;
+        self.ceiling.store(ceiling, Ordering::Release);
+        let mut s = self.lane.lock();
+        // Without a spare new keys would be refused at once: that is better said now.
+        self.add_spare(&mut s, 0, means)
+    }
+
+    /// Writes a record at the end of the stream. `covered` records may use room that was
+    /// promised.
+    pub(crate) fn append(
+        &self,
+        draft: &Draft<'_>,
+        covered: bool,
+        means: Means<'_>,
+    ) -> Result<Appended, Unwritten> {
+        let mut s = self.lane.lock();
+        if s.closed {
+            return Err(Unwritten::Failed(Error::Closed));
+        }
+        // A segment that fits, and room for what is promised: each takes a turn or two.
+        for _ in 0..6 {
+            match self.put(&mut s, draft, covered, means.segments) {
+                Put::Done(appended) => return Ok(appended),
+                Put::Promised => self.more_room(&mut s, 0, means)?,
+                Put::Full(words) => {
+                    self.discard_old(&mut s, means);
+                    let at = s.spares.iter().position(|spare| spare.is_fit(words, means.now));
+                    let at = match at {
+                        Some(at) => at,
+                        None => {
+                            self.more_room(&mut s, words, means)?;
+                            s.spares.len() - 1
+                        }
+                    };
+                    s.spares.swap(0, at);
+                    let left = s.head.as_ref().map_or(0, Head::left);
+                    let after = s.free().saturating_sub((left + words * WORD) as u64);
+                    if !covered && after < self.room.promised() {
+                        self.more_room(&mut s, 0, means)?;
+                    }
+                    if !self.turn_over(&mut s, means) {
+                        return Err(Unwritten::NoRoom);
+                    }
+                }
+            }
+        }
+        Err(Unwritten::NoRoom)
+    }
+
+    /// Lets go of spares nothing may be begun in any more.
+    fn discard_old(&self, s: &mut Stream, means: Means<'_>) {
+        let Some(at) = s.spares.iter().position(|spare| !spare.is_fit(0, means.now)) else {
+            return;
+        };
+        if let Some(spare) = s.spares.remove(at) {
+            let size = spare.memory.size() as u64;
+            // A name that stays behind is that of a blank file, which a recovery removes.
+            let _ = self.place.disk.remove(spare.path());
+            self.disk_bytes.fetch_sub(size, Ordering::Relaxed);
+            means.bytes.give_direct(size);
+            self.room.set_free(s.free());
+        }
+    }
+
+    fn put(&self, s: &mut Stream, draft: &Draft<'_>, covered: bool, segments: &Segments) -> Put {
+        let need = |words: usize| HEADER_BYTES / WORD + MARK_WORDS + words + SEAL_WORDS;
+        let Some(head) = &mut s.head else {
+            return Put::Full(need(draft.words(self.ttl)));
+        };
+        let extent = head.extent.clone();
+        let fit = match draft.fit(&extent.time) {
+            Some(fit) if head.cursor + fit.words <= extent.end() => fit,
+            _ => return Put::Full(need(draft.words(self.ttl))),
+        };
+        let word = head.cursor;
+        head.cursor += fit.words;
+        let free = s.free();
+        if covered {
+            self.room.set_free(free);
+        } else if !self.room.use_down_to(free) {
+            if let Some(head) = &mut s.head {
+                head.cursor = word;
+            }
+            return Put::Promised;
+        }
+        extent.pend();
+        let to = &extent.mapping.words()[word..word + fit.words];
+        draft.write_summed(&extent.time, &fit, to, extent.stamp, word);
+        segments.table.note_deadline(extent.id, fit.deadline);
+        let end = Pos::new(extent.turn, word + fit.words);
+        if let Some(head) = &mut s.head {
+            head.holds.add(draft.kind, fit.words, fit.deadline);
+        }
+        Put::Done(Appended {
+            at: Address::new(extent.id, word),
+            end,
+            extent,
+        })
+    }
+
+    /// Writes a record without a key, if it fits.
+    fn put_note(&self, s: &mut Stream, note: Note) -> bool {
+        let Some(head) = &mut s.head else { return false };
+        let word = head.cursor;
+        let limit = match note {
+            Note::Seal => head.extent.end() + SEAL_WORDS,
+            _ => head.extent.end(),
+        };
+        if word + note.words() > limit {
+            return false;
+        }
+        note.write(
+            &head.extent.mapping.words()[word..],
+            head.extent.stamp,
+            word,
+        );
+        head.cursor += note.words();
+        self.room.set_free(s.free());
+        true
+    }
+
+    fn mark(&self, s: &Stream, turn: u32, now: Tick) -> Note {
+        Note::Mark(Mark {
+            ceiling: self.announced.load(Ordering::Relaxed),
+            turn,
+            first: s.first,
+            now,
+            offset: self.offset,
+            vouched: s.vouched,
+        })
+    }
+
+    /// Seals the head and begins the first spare.
+    fn turn_over(&self, s: &mut Stream, means: Means<'_>) -> bool {
+        let Some(spare) = s.spares.pop_front() else {
+            return false;
+        };
+        let time = TimeBase::new(spare.base, self.ttl);
+        let Some(id) = means.segments.issue(&spare.memory.mapping, &time) else {
+            s.spares.push_front(spare);
+            return false;
+        };
+        self.put_note(s, Note::Seal);
+        if let Some(head) = s.head.take() {
+            s.unsynced.push(head.extent.clone());
+            s.sealed.push_back(Sealed {
+                extent: head.extent,
+                used: head.cursor,
+                holds: head.holds,
+            });
+        }
+        let turn = s.next_turn;
+        s.next_turn += 1;
+        s.head = Some(Head {
+            extent: Arc::new(spare.begin(id, turn, time)),
+            cursor: HEADER_BYTES / WORD,
+            holds: Holds::NOTHING,
+        });
+        let mark = self.mark(s, turn, means.now);
+        self.put_note(s, mark);
+        true
+    }
+
+    fn more_room(&self, s: &mut Stream, words: usize, means: Means<'_>) -> Result<(), Unwritten> {
+        self.add_spare(s, words, means).map_err(|_| Unwritten::NoRoom)
+    }
+
+    fn add_spare(&self, s: &mut Stream, words: usize, means: Means<'_>) -> Result<()> {
+        let spare = self.make_spare(s.next_bytes, words, means)?;
+        self.take_spare(s, spare);
+        Ok(())
+    }
+
+    fn take_spare(&self, s: &mut Stream, spare: Spare) {
+        s.next_bytes = (2 * s.next_bytes).min(self.limits.segment_bytes);
+        s.spares.push_back(spare);
+        self.room.set_free(s.free());
+    }
+
+    /// Makes a file of `bytes` or more, so that a segment of that many words fits.
+    fn make_spare(&self, bytes: usize, words: usize, means: Means<'_>) -> Result<Spare> {
+        let at_capacity = || Error::AtCapacity {
+            retry_after: std::time::Duration::from_secs(1),
+        };
+        let size = bytes.max((words * WORD).next_multiple_of(4096));
+        let mut serial = self.serials.lock();
+        let disk = self.disk_bytes.load(Ordering::Relaxed) + size as u64;
+        if disk > self.limits.max_disk_bytes || !means.bytes.take_direct(size as u64) {
+            return Err(at_capacity());
+        }
+        // Bases are whole coarse units, so that a coarse deadline stays what it is when it is
+        // written again elsewhere.
+        let base = Tick(means.now.0 - means.now.0 % COARSE_UNIT);
+        let made = Spare::make(&self.place, self.store, *serial, base, self.ttl, size);
+        if made.is_err() {
+            means.bytes.give_direct(size as u64);
+            self.prepare_failures.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.disk_bytes.store(disk, Ordering::Relaxed);
+        }
+        *serial += 1;
+        made
+    }
+
+    /// Is less prepared than the next calls may need?
+    fn wants_room(&self) -> bool {
+        let enough = self.room.promised() + self.limits.segment_bytes.min(1 << 20) as u64 / 2;
+        self.room.free() < enough
+    }
+
+    /// Has something come up for the helper since it was last told? True once.
+    pub(crate) fn is_hungry(&self) -> bool {
+        self.wants_room() && !self.told.swap(true, Ordering::Relaxed)
+    }
+
+    /// Makes the next file ahead, if one is wanted; for the helper thread, and for calls that
+    /// were refused. True if one was made.
+    pub(crate) fn prepare(&self, means: Means<'_>) -> bool {
+        self.told.store(false, Ordering::Relaxed);
+        let (wanted, bytes) = {
+            let s = self.lane.lock();
+            let wanted = !s.closed && (s.spares.is_empty() || self.wants_room());
+            (wanted, s.next_bytes)
+        };
+        if !wanted || self.committer.failure().is_some() {
+            return false;
+        }
+        let Ok(spare) = self.make_spare(bytes, 0, means) else {
+            return false;
+        };
+        self.take_spare(&mut self.lane.lock(), spare);
+        true
+    }
+
+    /// One more file, for a promise that was refused.
+    pub(crate) fn prepare_one(&self, means: Means<'_>) -> bool {
+        let bytes = {
+            let s = self.lane.lock();
+            if s.closed || self.room.free() >= self.room.promised() + s.next_bytes as u64 {
+                return false;
+            }
+            s.next_bytes
+        };
+        let Ok(spare) = self.make_spare(bytes, 0, means) else {
+            return false;
+        };
+        self.take_spare(&mut self.lane.lock(), spare);
+        true
+    }
+
+    /// Waits until everything before `pos` is durable.
+    ///
+    /// # Errors
+    ///
+    /// What the first failed sync said; from then on the store is poisoned.
+    pub(crate) fn commit(&self, pos: Pos) -> Result<()> {
+        self.committer.wait(pos, || self.sync_up())
+    }
+
+    /// Everything appended so far.
+    pub(crate) fn end(&self) -> Pos {
+        self.lane.lock().end()
+    }
+
+    pub(crate) fn durable(&self) -> Pos {
+        self.committer.durable()
+    }
+
+    /// Has a sync failed?
+    pub(crate) fn check(&self) -> Result<()> {
+        match self.committer.failure() {
+            Some(_) => Err(Error::Poisoned),
+            None => Ok(()),
+        }
+    }
+
+    fn sync_up(&self) -> Result<Pos> {
+        let (target, extents) = {
+            let s = self.lane.lock();
+            let head = s.head.as_ref().map(|h| &h.extent);
+            let all: Vec<_> = s.unsynced.iter().chain(head).cloned().collect();
+            (s.end(), all)
+        };
+        self.sync_by.store(u64::MAX, Ordering::Relaxed);
+        if !cfg!(onceonly_sabotage = "skip_sync") {
+            for extent in &extents {
+                let first = extent.sync();
+                let synced = match first {
+                    Err(_) if cfg!(onceonly_sabotage = "retry_sync") => extent.sync(),
+                    synced => synced,
+                };
+                synced.map_err(self.place.failed("sync", &extent.path))?;
+            }
+        }
+        let mut s = self.lane.lock();
+        s.unsynced.retain(|extent| extent.turn >= target.turn());
+        for extent in &extents {
+            if extent.turn < target.turn() {
+                extent.close_file();
+            }
+        }
+        let unvouched = if target.turn() == s.vouched.turn() {
+            target.byte() - s.vouched.byte()
+        } else {
+            u64::MAX
+        };
+        if unvouched >= VOUCH_EVERY && !s.closed {
+            self.vouch(&mut s, target);
+        }
+        Ok(target)
+    }
+
+    /// Notes that everything before `pos` is durable.
+    fn vouch(&self, s: &mut Stream, pos: Pos) {
+        if s.vouched < pos {
+            s.vouched = pos;
+            self.put_note(s, Note::Vouch(pos));
+        }
+    }
+
+    /// Lets the last batch be vouched for, when there is nothing else to do. True if it did.
+    pub(crate) fn vouch_idle(&self) -> Result<bool> {
+        let end = {
+            let mut s = self.lane.lock();
+            let durable = self.committer.durable();
+            // A vouch alone needs none.
+            let bare = s.end().turn() == durable.turn()
+                && s.vouched.turn() == durable.turn()
+                && durable.byte() - s.vouched.byte() <= (format::VOUCH_WORDS * WORD) as u64;
+            if s.closed || durable != s.end() || bare {
+                return Ok(false);
+            }
+            self.vouch(&mut s, durable);
+            s.end()
+        };
+        self.commit(end)?;
+        Ok(true)
+    }
+
+    /// Notes a moment of store time, and what is vouched for, once in a while.
+    pub(crate) fn note_time(&self, now: Tick) -> Result<()> {
+        let end = {
+            let mut s = self.lane.lock();
+            if s.closed {
+                return Ok(());
+            }
+            let turn = s.end().turn();
+            let mark = self.mark(&s, turn, now);
+            self.put_note(&mut s, mark);
+            s.end()
+        };
+        self.commit(end)
+    }
+
+    pub(crate) fn ceiling(&self) -> u64 {
+        self.ceiling.load(Ordering::Acquire)
+    }
+
+    /// Makes durable that generations below `ceiling` may be given out.
+    pub(crate) fn raise_ceiling(&self, ceiling: u64, means: Means<'_>) -> Result<()> {
+        let end = {
+            let mut s = self.lane.lock();
+            if s.closed {
+                return Err(Error::Closed);
+            }
+            let turn = s.end().turn();
+            self.announced.fetch_max(ceiling, Ordering::Relaxed);
+            let mark = self.mark(&s, turn, means.now);
+            // If there is no room for it, the MARK of the next segment says it.
+            if !self.put_note(&mut s, mark) && !self.turn_over(&mut s, means) {
+                return Err(Error::AtCapacity {
+                    retry_after: std::time::Duration::from_millis(10),
+                });
+            }
+            s.end()
+        };
+        self.commit(end)?;
+        self.ceiling.fetch_max(ceiling, Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// The helper shall sync by then.
+    pub(crate) fn sync_by(&self, tick: Tick) {
+        self.sync_by.fetch_min(tick.0, Ordering::Relaxed);
+    }
+
+    pub(crate) fn next_sync(&self) -> Tick {
+        Tick(self.sync_by.load(Ordering::Relaxed))
+    }
+
+    /// Has a segment been sealed that is not yet durable? How far to sync, then.
+    pub(crate) fn sealed_end(&self) -> Option<Pos> {
+        let s = self.lane.lock();
+        let last = s.unsynced.last()?;
+        Some(Pos::new(last.turn, last.mapping.words().len()))
+    }
+
+    /// The moment at which the oldest segment has expired.
+    pub(crate) fn next_due(&self) -> Tick {
+        let s = self.lane.lock();
+        s.sealed.front().map_or(Tick::NEVER, |front| front.holds.latest)
+    }
+
+    /// The oldest segment, if everything in it has expired.
+    pub(crate) fn expired(&self, now: Tick) -> Option<Doomed> {
+        let s = self.lane.lock();
+        let front = s.sealed.front().filter(|f| f.holds.latest <= now)?;
+        front.doomed(&s)
+    }
+
+    /// The oldest segment, if the log holds so much waste that what is wanted of it should be
+    /// written again. `live` counts the records of a segment that are wanted.
+    pub(crate) fn leftover(&self, live: impl Fn(u32) -> u64, now: Tick, urgent: bool) -> Option<Doomed> {
+        let s = self.lane.lock();
+        let (mut total, mut wanted) = (0, 0);
+        for sealed in &s.sealed {
+            let bytes = sealed.extent.mapping.bytes() as u64;
+            let Holds {
+                outcomes,
+                outcome_words,
+                ..
+            } = sealed.holds;
+            total += bytes;
+            // What has expired keeps its slot until its segment goes or somebody meets it.
+            if sealed.holds.latest <= now {
+                continue;
+            }
+            let live = live(sealed.extent.id).min(outcomes);
+            wanted += outcome_words * WORD as u64 * live / outcomes.max(1);
+        }
+        let waste = total - wanted.min(total);
+        let allowed = wanted.max(WASTE_SEGMENTS * self.limits.segment_bytes as u64);
+        if waste <= allowed && !(urgent && waste > self.limits.segment_bytes as u64) {
+            return None;
+        }
+        s.sealed.front()?.doomed(&s)
+    }
+
+    /// The length of the record without a key at this word of the oldest segment.
+    pub(crate) fn note_words(&self, doomed: &Doomed, word: usize) -> usize {
+        let s = self.lane.lock();
+        let front = s.sealed.front().filter(|front| front.extent.id == doomed.id());
+        let words = front.map_or(0, |front| {
+            let words = front.extent.mapping.words();
+            format::entry_at(words, word, front.extent.stamp).words()
+        });
+        // Behind the last one there is nothing.
+        if words == 0 { usize::MAX / 2 } else { words }
+    }
+
+    /// Lets the oldest segment go: nothing in it counts any more. What has overridden its
+    /// records, or repeats them, is made durable first; then that it does not count; then its
+    /// name is removed.
+    pub(crate) fn drop_front(&self, now: Tick) -> Result<()> {
+        let (front, end) = {
+            let mut s = self.lane.lock();
+            if s.closed {
+                return Err(Error::Closed);
+            }
+            let Some(front) = s.sealed.pop_front() else {
+                return Ok(());
+            };
+            s.first = front.extent.turn + 1;
+            s.unsynced.retain(|e| e.turn != front.extent.turn);
+            let turn = s.end().turn();
+            let mark = self.mark(&s, turn, now);
+            self.put_note(&mut s, mark);
+            (front, s.end())
+        };
+        self.commit(end)?;
+        let size = front.extent.mapping.bytes() as u64;
+        // A name that stays behind is removed by the next recovery: its turn does not count.
+        let _ = self.place.disk.remove(&front.extent.path);
+        self.disk_bytes.fetch_sub(size, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The store's number.
+    pub(crate) fn store(&self) -> u64 {
+        self.store
+    }
+
+    pub(crate) fn disk_bytes(&self) -> u64 {
+        self.disk_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn commits(&self) -> (u64, u64) {
+        self.committer.counts()
+    }
+
+    /// (segments that hold records, bytes written in them).
+    pub(crate) fn used(&self) -> (u64, u64) {
+        let s = self.lane.lock();
+        let head = s.head.as_ref().map_or(0, |h| h.cursor);
+        let words: usize = s.sealed.iter().map(|f| f.used).sum::<usize>() + head;
+        (s.sealed.len() as u64 + 1, (words * WORD) as u64)
+    }
+
+    /// Ends the log: everything is durable and vouched for, nothing is written any more, and
+    /// another may open the directory.
+    pub(crate) fn close(&self) -> Result<()> {
+        let end = {
+            let mut s = self.lane.lock();
+            if std::mem::replace(&mut s.closed, true) {
+                return Ok(());
+            }
+            s.end()
+        };
+        // Whoever makes a file finishes first.
+        drop(self.serials.lock());
+        let closed = self.commit(end).and_then(|()| {
+            let end = {
+                let mut s = self.lane.lock();
+                self.vouch(&mut s, end);
+                s.end()
+            };
+            self.commit(end)
+        });
+        drop(self.lock.lock().take());
+        closed
+    }
+
+    /// In a forked child: the lock belongs to the parent.
+    pub(crate) fn abandon(&self) {
+        std::mem::forget(self.lock.lock().take());
+    }
+}
+
+impl Head {
+    /// Bytes left.
+    fn left(&self) -> usize {
+        self.extent.end().saturating_sub(self.cursor) * WORD
+    }
+}
+
+impl Sealed {
+    /// Unless somebody is about to publish a record of it, or it is not yet durable.
+    fn doomed(&self, s: &Stream) -> Option<Doomed> {
+        let _ = s;
+        (!self.extent.is_pending()).then(|| {
+            Doomed::new(
+                self.extent.id,
+                self.extent.mapping.clone(),
+                (self.used * WORD) as u64,
+            )
+        })
+    }
+}

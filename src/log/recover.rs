@@ -1,0 +1,478 @@
+//! From files to a stream again: which segments there are, how far each is whole, and where the
+//! log ends.
+//!
+//! Every segment is read to its end: its SEAL, or the first word at which no record verifies.
+//! The stream goes on as long as each segment in turn is sealed; the first that is not is where
+//! the log ends, *the cut*. Everything before the highest position anything vouches for was
+//! durable once, so a cut below it is damage, and refused. A cut at or above it is a torn tail:
+//! what a power cut left of records nobody was promised. What lies behind is given up.
+//!
+//! Before the store is served the cut is made final: later segments go first, then the cut is
+//! sealed, then all of it is synced (again: a sync that failed before may have left pages the
+//! system takes for clean). A crash in between finds the same cut.
+//!
+//! What is absent: keys. Which record of a key counts is for the engine, which has the index.
+
+use super::Place;
+use super::extent::random;
+use super::format::{
+    Entry, HEADER_BYTES, Header, LOCK, Mark, Note, Pos, SEAL_WORDS, STORE, UNFINISHED, Unreadable, VERSION, What,
+    entry_at, segment_name, serial_of,
+};
+use crate::clock::{Span, Tick};
+use crate::disk::{Disk, Memory};
+use crate::error::{Error, Result};
+use crate::segment::record::{Stamp, TimeBase};
+use crate::segment::table::HEADER_WORDS;
+use crate::segment::words::WORD;
+use crate::sync::{Arc, AtomicU64, Ordering};
+use std::path::{Path, PathBuf};
+
+/// A segment as it was found.
+pub(crate) struct Segment {
+    pub(crate) path: PathBuf,
+    pub(crate) turn: u32,
+    pub(crate) memory: Memory,
+    pub(crate) stamp: Stamp,
+    base: Tick,
+    ttl: Span,
+    /// The word behind the last record.
+    pub(crate) end: usize,
+    sealed: bool,
+    /// Records with a key.
+    pub(crate) records: u64,
+    /// The highest position it vouches for, the largest ceiling, the latest time.
+    said: Option<Mark>,
+}
+
+impl Segment {
+    pub(crate) fn time(&self) -> TimeBase {
+        TimeBase::new(self.base, self.ttl)
+    }
+
+    pub(crate) fn words(&self) -> &[AtomicU64] {
+        self.memory.mapping.words()
+    }
+
+    /// Reads the records up to the end.
+    fn read(&mut self) {
+        let mut at = HEADER_WORDS;
+        let words = self.memory.mapping.words();
+        loop {
+            let entry = entry_at(words, at, self.stamp);
+            match entry {
+                Entry::Nothing => break,
+                Entry::Keyed(_) => self.records += 1,
+                Entry::Note(Note::Seal) => {
+                    self.sealed = true;
+                    break;
+                }
+                Entry::Note(Note::Mark(mark)) => {
+                    let said = self.said.get_or_insert(mark);
+                    said.ceiling = said.ceiling.max(mark.ceiling);
+                    said.first = said.first.max(mark.first);
+                    said.vouched = said.vouched.max(mark.vouched);
+                    if mark.now >= said.now {
+                        (said.now, said.offset) = (mark.now, mark.offset);
+                    }
+                }
+                Entry::Note(Note::Vouch(pos)) => {
+                    if let Some(said) = &mut self.said {
+                        said.vouched = said.vouched.max(pos);
+                    }
+                }
+            }
+            // A segment begins with a MARK, or with nothing.
+            if self.said.is_none() {
+                break;
+            }
+            at += entry.words();
+        }
+        self.end = at;
+        self.turn = self.said.map_or(0, |said| said.turn);
+    }
+
+    fn is_blank(&self) -> bool {
+        let after = self.words().get(HEADER_WORDS..).unwrap_or_default();
+        after.iter().all(|word| word.load(Ordering::Relaxed) == 0)
+    }
+
+    fn cut(&self) -> Pos {
+        Pos::new(self.turn, self.end)
+    }
+}
+
+/// A torn tail that was given up.
+#[derive(Clone, Debug)]
+pub(crate) struct TornTail {
+    pub(crate) segment: PathBuf,
+    pub(crate) offset: u64,
+}
+
+/// A directory whose lock we have, and what is in it.
+pub(crate) struct Found {
+    pub(crate) place: Place,
+    pub(crate) store: u64,
+    pub(crate) lock: Box<dyn Send + Sync>,
+    pub(crate) segments: Vec<Segment>,
+    pub(crate) next_serial: u32,
+    pub(crate) next_turn: u32,
+    pub(crate) first: u32,
+    /// Where the log ends.
+    pub(crate) end: Pos,
+    pub(crate) ceiling: u64,
+    /// The latest store time that was noted, with its offset from the wall clock; `None` in a
+    /// new store.
+    pub(crate) time: Option<(Tick, i64)>,
+    pub(crate) torn: Option<TornTail>,
+}
+
+fn damaged(segment: &Path, offset: u64, what: &'static str) -> Error {
+    Error::Corrupt {
+        segment: segment.to_path_buf(),
+        offset,
+        what,
+    }
+}
+
+/// Takes the directory's lock and reads everything in it; makes a new store in an empty one.
+pub(crate) fn open(disk: Arc<dyn Disk>, dir: &Path, now: Tick) -> Result<Found> {
+    refuse_network(dir)?;
+    let place = Place {
+        disk,
+        dir: dir.to_path_buf(),
+    };
+    let made = place.disk.create_dir(dir);
+    made.map_err(place.failed("create directory", dir))?;
+    let lock_path = place.path(LOCK);
+    let locked = place.disk.lock(&lock_path);
+    let Some(lock) = locked.map_err(place.failed("lock", &lock_path))? else {
+        return Err(Error::Locked { path: lock_path });
+    };
+    let names = place.disk.list(dir);
+    let names = names.map_err(place.failed("list", dir))?;
+    let mut serials = Vec::new();
+    let mut has_store = false;
+    for name in &names {
+        if let Some(serial) = serial_of(name) {
+            serials.push(serial);
+        } else if name == STORE {
+            has_store = true;
+        } else if name.ends_with(UNFINISHED) {
+            let path = place.path(name);
+            let removed = place.disk.remove(&path);
+            removed.map_err(place.failed("remove", &path))?;
+        } else if name != LOCK && !is_hidden(name) {
+            return Err(Error::InvalidInput {
+                what: "directory",
+                why: "it holds files that are not a store's; give the store a directory of its own",
+            });
+        }
+    }
+    if !has_store && !serials.is_empty() {
+        let why = "the STORE file is missing, but there are segments";
+        return Err(damaged(&place.path(STORE), 0, why));
+    }
+    let store = if has_store {
+        read_store(&place)?
+    } else {
+        make_store(&place, now)?
+    };
+    serials.sort_unstable();
+    let next_serial = serials.last().map_or(1, |last| last + 1);
+    let mut segments = Vec::new();
+    for serial in serials {
+        segments.push(open_segment(&place, store, serial)?);
+    }
+    read_all(&mut segments);
+    let stream = Stream::of(segments)?;
+    stream.repair(&place)?;
+    Ok(Found {
+        place,
+        store,
+        lock,
+        next_serial,
+        next_turn: stream.end.turn() + 1,
+        first: stream.first,
+        end: stream.end,
+        ceiling: stream.ceiling,
+        time: stream.time,
+        torn: stream.torn,
+        segments: stream.segments,
+    })
+}
+
+/// What other programs leave in any directory.
+fn is_hidden(name: &str) -> bool {
+    name.starts_with('.') || name == "lost+found"
+}
+
+/// A lock or a mapping over a network is not what it seems.
+fn refuse_network(dir: &Path) -> Result<()> {
+    const REMOTE: [&str; 12] = [
+        "nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "glusterfs", "fuse.sshfs", "fuse.glusterfs",
+    ];
+    let Ok(mounts) = std::fs::read_to_string("/proc/self/mounts") else {
+        return Ok(());
+    };
+    let Some(dir) = dir.ancestors().find_map(|dir| dir.canonicalize().ok()) else {
+        return Ok(());
+    };
+    if REMOTE.contains(&file_system(&mounts, &dir)) {
+        return Err(Error::InvalidInput {
+            what: "directory",
+            why: "it is on a network file system, where locks and syncs do not hold; use a local disk",
+        });
+    }
+    Ok(())
+}
+
+/// The type of the file system a path is on: that of the longest mount point above it.
+fn file_system<'m>(mounts: &'m str, path: &Path) -> &'m str {
+    let mounts = mounts.lines().filter_map(|line| {
+        let mut fields = line.split(' ');
+        let point = fields.nth(1)?.replace("\\040", " ");
+        path.starts_with(&point).then_some((point.len(), fields.next()?))
+    });
+    // The last of equals covers those before it.
+    mounts.max_by_key(|(len, _)| *len).map_or("", |(_, kind)| kind)
+}
+
+fn read_header(file: &dyn crate::disk::DiskFile, path: &Path, size: u64, place: &Place) -> Result<Header> {
+    let mut bytes = [0; HEADER_BYTES];
+    if size < HEADER_BYTES as u64 {
+        return Err(damaged(path, size, "the file is shorter than its header"));
+    }
+    file.read_at(0, &mut bytes).map_err(place.failed("read", path))?;
+    Header::read(&bytes).map_err(|found| match found {
+        Unreadable::Newer(found) => Error::UnsupportedFormat {
+            found,
+            newest: VERSION,
+        },
+        Unreadable::Foreign => damaged(path, 0, "it is no file of a store"),
+        Unreadable::Damaged => damaged(path, 0, "the header does not verify"),
+    })
+}
+
+fn read_store(place: &Place) -> Result<u64> {
+    let path = place.path(STORE);
+    let file = place.disk.open_to_read(&path);
+    let file = file.map_err(place.failed("open", &path))?;
+    let size = file.size().map_err(place.failed("read", &path))?;
+    let header = read_header(&*file, &path, size, place)?;
+    if header.what != What::Store {
+        return Err(damaged(&path, 0, "it is not the STORE file"));
+    }
+    Ok(header.store)
+}
+
+fn make_store(place: &Place, now: Tick) -> Result<u64> {
+    const SIZE: usize = 4096;
+    let path = place.path(STORE);
+    let unfinished = place.path(&format!("{STORE}{UNFINISHED}"));
+    let store = random();
+    let make = || {
+        let file = place.disk.create(&unfinished, SIZE as u64)?;
+        let header = Header {
+            what: What::Store,
+            store,
+            serial: 0,
+            life: 0,
+            base: now,
+            ttl: Span::from_millis(0),
+            words: SIZE / WORD,
+        };
+        header.write(file.map()?.mapping.words());
+        file.sync()?;
+        place.disk.rename(&unfinished, &path)?;
+        place.disk.sync_dir(&place.dir)?;
+        // The directory itself may be new.
+        match place.dir.parent() {
+            Some(parent) if parent.as_os_str().is_empty() => place.disk.sync_dir(Path::new(".")),
+            Some(parent) => place.disk.sync_dir(parent),
+            None => Ok(()),
+        }
+    };
+    make().map_err(place.failed("create", &path))?;
+    Ok(store)
+}
+
+fn open_segment(place: &Place, store: u64, serial: u32) -> Result<Segment> {
+    let path = place.path(&segment_name(serial));
+    let failed = |op| place.failed(op, &path);
+    let file = place.disk.open(&path).map_err(failed("open"))?;
+    let size = file.size().map_err(failed("read"))?;
+    let header = read_header(&*file, &path, size, place)?;
+    if (header.what, header.serial) != (What::Segment, serial) {
+        return Err(damaged(&path, 0, "it is not the segment its name says"));
+    }
+    if header.store != store {
+        return Err(damaged(&path, 0, "it belongs to another store"));
+    }
+    if size != (header.words * WORD) as u64 || header.words < 2 * HEADER_WORDS {
+        return Err(damaged(&path, size, "the file has not the length it was made with"));
+    }
+    let memory = file.map().map_err(failed("map"))?;
+    Ok(Segment {
+        turn: 0,
+        stamp: header.stamp(),
+        base: header.base,
+        ttl: header.ttl,
+        memory,
+        end: HEADER_WORDS,
+        sealed: false,
+        records: 0,
+        said: None,
+        path,
+    })
+}
+
+/// Reads every segment, by several threads where it pays.
+fn read_all(segments: &mut [Segment]) {
+    in_parallel(segments, |segment| segment.read());
+}
+
+/// Does something to each item, by as many threads as there are cores if it is worth it.
+pub(crate) fn in_parallel<T: Send>(items: &mut [T], work: impl Fn(&mut T) + Sync) {
+    /// Fewer are done before a thread has started.
+    const WORTH: usize = 4;
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+    if items.len() < WORTH || cores == 1 {
+        return items.iter_mut().for_each(work);
+    }
+    let left = crate::sync::Mutex::new(items.iter_mut());
+    let next = || left.lock().next();
+    let run = || {
+        while let Some(item) = next() {
+            work(item);
+        }
+    };
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..cores.min(8))
+            .filter_map(|_| std::thread::Builder::new().spawn_scoped(scope, run).ok())
+            .collect();
+        run();
+        drop(others);
+    });
+}
+
+/// The segments in order, and where they end.
+struct Stream {
+    segments: Vec<Segment>,
+    /// Not part of it: to be removed.
+    others: Vec<Segment>,
+    first: u32,
+    end: Pos,
+    ceiling: u64,
+    time: Option<(Tick, i64)>,
+    torn: Option<TornTail>,
+    /// The last segment wants a SEAL.
+    unsealed: bool,
+    vouched: Pos,
+}
+
+impl Stream {
+    fn of(found: Vec<Segment>) -> Result<Stream> {
+        let (mut begun, mut others): (Vec<_>, Vec<_>) = found.into_iter().partition(|s| s.said.is_some());
+        begun.sort_by_key(|s| s.turn);
+        let said = || begun.iter().filter_map(|s| s.said);
+        let first = said().map(|m| m.first).max().unwrap_or(1);
+        let vouched = said().map(|m| m.vouched).max().unwrap_or(Pos::START);
+        let ceiling = said().map(|m| m.ceiling).max().unwrap_or(1);
+        let time = said().map(|m| (m.now, m.offset)).max_by_key(|(now, _)| *now);
+        if let Some(twice) = begun.windows(2).find(|two| two[0].turn == two[1].turn) {
+            return Err(damaged(&twice[1].path, 0, "two segments claim the same place in the log"));
+        }
+        let mut segments: Vec<Segment> = Vec::new();
+        let mut ended = false;
+        for segment in begun {
+            let next = segments.last().map_or(first, |last| last.turn + 1);
+            if segment.turn < first || ended || segment.turn != next {
+                // An earlier one was let go and its name stayed behind; a later one lies behind
+                // a hole.
+                ended |= segment.turn >= first;
+                others.push(segment);
+                continue;
+            }
+            ended = !segment.sealed;
+            segments.push(segment);
+        }
+        let end = segments.last().map_or(Pos::new(first.saturating_sub(1), 0), Segment::cut);
+        if vouched > end && vouched.turn() >= first {
+            // The segment that should go on there, whatever is left of it.
+            let culprit = segments.last().filter(|s| !s.sealed).or(others.iter().find(|s| !s.is_blank()));
+            let culprit = culprit.or(segments.last());
+            let path = culprit.map_or(PathBuf::from(STORE), |s| s.path.clone());
+            let offset = culprit.map_or(0, |s| (s.end * WORD) as u64);
+            let what = match culprit {
+                Some(s) if s.sealed => "the segment that follows this one is missing",
+                _ => "no record verifies here, but later data says that this was durable",
+            };
+            return Err(damaged(&path, offset, what));
+        }
+        let unsealed = segments.last().is_some_and(|s| !s.sealed);
+        let behind = segments.last().filter(|s| !s.sealed);
+        let has_tail = behind.is_some_and(|s| {
+            let rest = s.words().get(s.end..).unwrap_or_default();
+            rest.iter().any(|word| word.load(Ordering::Relaxed) != 0)
+        });
+        let lost = others.iter().any(|s| s.turn >= first && !s.is_blank());
+        let torn = segments.last().filter(|_| has_tail || lost).map(|s| TornTail {
+            segment: s.path.clone(),
+            offset: (s.end * WORD) as u64,
+        });
+        Ok(Stream {
+            segments,
+            others,
+            first,
+            end,
+            ceiling,
+            time,
+            torn,
+            unsealed,
+            vouched,
+        })
+    }
+
+    /// Makes the end final.
+    fn repair(&self, place: &Place) -> Result<()> {
+        for other in &self.others {
+            let removed = place.disk.remove(&other.path);
+            removed.map_err(place.failed("remove", &other.path))?;
+        }
+        if !self.others.is_empty() {
+            place.sync_dir()?;
+        }
+        if self.unsealed
+            && let Some(last) = self.segments.last()
+        {
+            let to = last.end.min(last.words().len() - SEAL_WORDS);
+            Note::Seal.write(&last.words()[to..], last.stamp, to);
+        }
+        for segment in self.segments.iter().filter(|s| s.turn >= self.vouched.turn()) {
+            // A store to each page makes the system write it, even if it believes it has.
+            for word in segment.words().iter().step_by(4096 / WORD) {
+                word.fetch_add(0, Ordering::Relaxed);
+            }
+            let failed = |op| place.failed(op, &segment.path);
+            let file = place.disk.open(&segment.path).map_err(failed("open"))?;
+            file.sync().map_err(failed("sync"))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_system_of_a_path_is_that_of_the_nearest_mount() {
+        let mounts = "/dev/vda / ext4 rw 0 0\nserver:/x /srv/data nfs4 rw 0 0\ntmpfs /srv/data/local tmpfs rw 0 0\n";
+        let of = |path: &str| file_system(mounts, Path::new(path));
+        assert_eq!(of("/var/lib"), "ext4");
+        assert_eq!(of("/srv/data/store"), "nfs4");
+        assert_eq!(of("/srv/data/local/store"), "tmpfs");
+        assert_eq!(of("/srv/database"), "ext4");
+    }
+}

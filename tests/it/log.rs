@@ -1,0 +1,198 @@
+//! Stores with a log, on a simulated disk: what comes back after a kill, a power cut, a close.
+
+use crate::support::{LEASE, TTL, key};
+use onceonly::sim::disk::{Cut, SimDisk};
+use onceonly::*;
+use std::time::Duration;
+
+const DIR: &str = "/store";
+
+fn builder(disk: &SimDisk, clock: &ManualClock) -> Builder {
+    Store::builder()
+        .clock(clock.clone())
+        .disk(disk.clone())
+        .helper_thread(false)
+        .ttl(TTL)
+        .lease(LEASE)
+        .shards(2)
+        .max_bytes(16 << 20)
+        .segment_bytes(4_096)
+}
+
+fn open(disk: &SimDisk, clock: &ManualClock) -> Store {
+    builder(disk, clock).open(DIR).unwrap()
+}
+
+fn acquire<'s>(store: &'s Store, key: Key<'_>) -> ClaimGuard<'s> {
+    match store.claim(key, Fingerprint::NONE).unwrap() {
+        Claim::Acquired(guard) => guard,
+        other => panic!("{key:?} should be absent: {other:?}"),
+    }
+}
+
+fn complete(store: &Store, id: &str, outcome: &[u8]) {
+    acquire(store, Key::new("acme", id)).complete(outcome).unwrap();
+}
+
+fn replayed(store: &Store, id: &str) -> Option<Vec<u8>> {
+    let read = |stored: Stored<'_>| stored.bytes().to_vec();
+    match store.replay(Key::new("acme", id), Fingerprint::NONE, read).unwrap() {
+        Replay::Hit(bytes) => Some(bytes),
+        _ => None,
+    }
+}
+
+#[test]
+fn an_outcome_survives_close_kill_and_power_cut() {
+    let clock = ManualClock::new();
+    let disk = SimDisk::new(1);
+    let store = open(&disk, &clock);
+    complete(&store, "a", b"one");
+    store.close().unwrap();
+    let store = open(&disk, &clock);
+    assert_eq!(replayed(&store, "a").unwrap(), b"one");
+    complete(&store, "b", b"two");
+    let disk = disk.kill();
+    let store = open(&disk, &clock);
+    assert_eq!(replayed(&store, "b").unwrap(), b"two");
+    complete(&store, "c", b"three");
+    let disk = disk.cut(Cut::LoseAll);
+    let store = open(&disk, &clock);
+    for (id, outcome) in [("a", &b"one"[..]), ("b", b"two"), ("c", b"three")] {
+        assert_eq!(replayed(&store, id).unwrap(), outcome);
+    }
+    assert_eq!(store.recovery().completed, 3);
+}
+
+#[test]
+fn an_unfinished_claim_comes_back_interrupted_with_its_checkpoint_and_attempts() {
+    let clock = ManualClock::new();
+    let disk = SimDisk::new(1);
+    let store = open(&disk, &clock);
+    let guard = acquire(&store, key());
+    guard.checkpoint(b"sent as ref 7").unwrap();
+    let first = guard.generation();
+    let disk = disk.cut(Cut::LoseAll);
+    let store = open(&disk, &clock);
+    assert_eq!(store.recovery().interrupted, 1);
+    let Claim::Interrupted(left) = store.claim(key(), Fingerprint::NONE).unwrap() else {
+        panic!("nobody knows what became of it");
+    };
+    assert_eq!((left.cause(), left.attempt()), (Cause::Crashed, 0));
+    assert_eq!(left.last_checkpoint(), Some(&b"sent as ref 7"[..]));
+    assert_eq!(left.generation(), first);
+    let Claim::Acquired(guard) = left.resume().unwrap() else {
+        panic!("nobody else is there");
+    };
+    assert!(guard.generation() > first);
+    let second = guard.generation();
+    let disk = disk.cut(Cut::LoseAll);
+    let store = open(&disk, &clock);
+    let Claim::Interrupted(left) = store.claim(key(), Fingerprint::NONE).unwrap() else {
+        panic!("nobody knows what became of it");
+    };
+    assert_eq!((left.attempt(), left.generation()), (1, second));
+    assert_eq!(left.last_checkpoint(), Some(&b"sent as ref 7"[..]));
+    let Claim::Completed(outcome) = left.resolve(b"done", CompleteOptions::new()).unwrap() else {
+        panic!("it was interrupted");
+    };
+    assert_eq!(&*outcome, b"done");
+    let store = open(&disk.cut(Cut::LoseAll), &clock);
+    assert!(matches!(store.claim(key(), Fingerprint::NONE), Ok(Claim::Completed(o)) if &*o == b"done"));
+}
+
+#[test]
+fn what_was_released_or_forgotten_does_not_come_back() {
+    let clock = ManualClock::new();
+    let disk = SimDisk::new(1);
+    let store = open(&disk, &clock);
+    acquire(&store, Key::unscoped("released")).release().unwrap();
+    complete(&store, "forgotten", b"x");
+    assert!(store.forget(Key::new("acme", "forgotten")).unwrap());
+    let _held = acquire(&store, Key::unscoped("held"));
+    assert!(store.forget(Key::unscoped("held")).unwrap());
+    let store = open(&disk.cut(Cut::LoseAll), &clock);
+    assert_eq!((store.recovery().completed, store.recovery().interrupted), (0, 0));
+    assert_eq!(store.stats().keys_live, 0);
+}
+
+#[test]
+fn many_segments_come_back_whole_and_go_when_they_have_expired() {
+    let clock = ManualClock::new();
+    let disk = SimDisk::new(1);
+    let store = open(&disk, &clock);
+    for i in 0..500 {
+        complete(&store, &format!("k{i}"), format!("outcome {i}").repeat(5).as_bytes());
+    }
+    let disk = disk.kill();
+    let store = open(&disk, &clock);
+    assert_eq!(store.recovery().completed, 500);
+    assert!(store.recovery().segments > 15, "{}", store.recovery());
+    for i in 0..500 {
+        let outcome = format!("outcome {i}").repeat(5);
+        assert_eq!(replayed(&store, &format!("k{i}")).unwrap(), outcome.as_bytes());
+    }
+    clock.advance(TTL + LEASE + Duration::from_secs(1));
+    while store.maintain(Duration::from_secs(1)).unwrap() {}
+    clock.advance(Duration::from_secs(1));
+    while store.maintain(Duration::from_secs(1)).unwrap() {}
+    let stats = store.stats();
+    assert_eq!(stats.keys_live, 0, "{stats}");
+    assert!(stats.bytes_disk < 64 << 10, "{stats}");
+    let store = open(&disk.kill(), &clock);
+    assert_eq!(store.stats().keys_live, 0);
+    complete(&store, "new", b"new");
+}
+
+#[test]
+fn generations_grow_across_restarts() {
+    let clock = ManualClock::new();
+    let mut disk = SimDisk::new(1);
+    let mut last = 0;
+    for _ in 0..5 {
+        let store = builder(&disk, &clock).durability(Durability::Process).open(DIR).unwrap();
+        let guard = acquire(&store, key());
+        assert!(guard.generation() > last);
+        last = guard.generation();
+        guard.release().unwrap();
+        disk = disk.cut(Cut::LoseAll);
+    }
+}
+
+#[test]
+fn a_directory_is_open_once() {
+    let clock = ManualClock::new();
+    let disk = SimDisk::new(1);
+    let store = open(&disk, &clock);
+    let second = builder(&disk, &clock).open(DIR);
+    assert!(matches!(second, Err(Error::Locked { .. })), "{second:?}");
+    let held = acquire(&store, key()).into_owned();
+    store.close().unwrap();
+    let store = open(&disk, &clock);
+    drop(held);
+    assert!(matches!(store.claim(key(), Fingerprint::NONE), Ok(Claim::Interrupted(_))));
+}
+
+#[test]
+fn mixed_ttls_do_not_keep_the_log_from_shrinking() {
+    let clock = ManualClock::new();
+    let disk = SimDisk::new(1);
+    let store = open(&disk, &clock);
+    let long = CompleteOptions::new().ttl(Duration::from_secs(30 * 86_400));
+    let mut sizes = Vec::new();
+    for day in 0..60u32 {
+        for i in 0..100 {
+            let id = format!("{day}-{i}");
+            let guard = acquire(&store, Key::new("acme", &id));
+            let options = if day == 0 && i % 10 == 0 { long } else { CompleteOptions::new() };
+            guard.complete_with(b"0123456789".repeat(10).as_slice(), options).unwrap();
+        }
+        clock.advance(Duration::from_secs(3_600));
+        while store.maintain(Duration::from_secs(1)).unwrap() {}
+        sizes.push(store.stats().bytes_disk);
+        assert_eq!(replayed(&store, "0-0").unwrap().len(), 100, "day {day}");
+    }
+    assert!(sizes[59] < 2 * sizes[5], "{sizes:?}");
+    let store = open(&disk.cut(Cut::LoseAll), &clock);
+    assert_eq!(replayed(&store, "0-90").unwrap().len(), 100);
+}
