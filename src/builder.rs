@@ -6,9 +6,9 @@ use crate::engine::{Engine, LogOptions, Settings};
 use crate::error::{Error, Result};
 use crate::options::Durability;
 use crate::segment::record::MAX_OUTCOME;
+use crate::segment::space;
 #[cfg(any(test, feature = "sim"))]
 use crate::segment::space::MAX_SEGMENT_BYTES;
-use crate::segment::space;
 use crate::store::Store;
 use crate::sync::Arc;
 use std::path::Path;
@@ -318,10 +318,16 @@ impl Builder {
             );
         }
         let claim_durability = self.claim_durability.unwrap_or(self.durability);
-        for (field, durability) in [("durability", self.durability), ("claim_durability", claim_durability)] {
+        for (field, durability) in [
+            ("durability", self.durability),
+            ("claim_durability", claim_durability),
+        ] {
             if let Durability::Interval(within) = durability {
                 if !self.helper_thread {
-                    return bad(field, "an interval needs the helper thread; switch it on, or use Process and Store::sync");
+                    return bad(
+                        field,
+                        "an interval needs the helper thread; switch it on, or use Process and Store::sync",
+                    );
                 }
                 span(field, within)?;
             }

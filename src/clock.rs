@@ -409,7 +409,10 @@ mod tests {
         let at = |last, wall| resume_time(Some(last), Tick(wall), day);
         let was = (Tick(1_000_000_000), 0);
         let fine = at(was, 1_000_005_000);
-        assert_eq!((fine.now, fine.offset, fine.disbelieved), (Tick(1_000_005_000), 0, None));
+        assert_eq!(
+            (fine.now, fine.offset, fine.disbelieved),
+            (Tick(1_000_005_000), 0, None)
+        );
         // An hour back: time stands where it was, and the step is not kept.
         let back = at(was, 996_400_000);
         assert_eq!((back.now, back.offset), (was.0, 0));

@@ -308,7 +308,10 @@ impl fmt::Display for Stats {
         if self.bytes_disk > 0 {
             let (bytes, shared) = (Size(self.bytes_disk), self.synced_calls);
             let (syncs, carried) = (self.syncs, self.records_carried);
-            writeln!(f, "disk     {bytes}, syncs {syncs} for {shared} calls, records carried {carried}")?;
+            writeln!(
+                f,
+                "disk     {bytes}, syncs {syncs} for {shared} calls, records carried {carried}"
+            )?;
         }
         match (self.replay_ages.quantile(0.5), self.replay_ages.quantile(0.99)) {
             (Some(half), Some(most)) => write!(f, "replays  half within {half:?}, 99 % within {most:?}"),

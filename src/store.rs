@@ -301,7 +301,8 @@ impl Store {
             let mut pin = engine.pin();
             for (k, (_, fingerprint)) in self.in_batch(batch, |(key, _)| *key, &pin).zip(batch) {
                 let wish = self.wish(*fingerprint);
-                begun.push(k.and_then(|k| Ok((k, wish, now, engine.begin_claim_at(k, wish, now, &mut pin)?))));
+                begun
+                    .push(k.and_then(|k| Ok((k, wish, now, engine.begin_claim_at(k, wish, now, &mut pin)?))));
             }
             engine.tend_a_little(now, &pin);
         }
@@ -340,7 +341,9 @@ impl Store {
         out.clear();
         self.engine().enter()?;
         let done: Vec<_> = done.into_iter().collect();
-        let items = done.iter().map(|(guard, outcome, options)| guard.completion(outcome.as_ref(), *options));
+        let items = done
+            .iter()
+            .map(|(guard, outcome, options)| guard.completion(outcome.as_ref(), *options));
         self.engine().complete_batch(items, |result| out.push(result));
         for ((guard, ..), result) in done.iter().zip(out.iter()) {
             if result.is_ok() {

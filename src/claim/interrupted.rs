@@ -119,7 +119,9 @@ impl<'s> Interrupted<'s> {
         let settled = self.subject.engine.settle(grip, command, new)?;
         let subject = self.decide();
         match settled {
-            Ok(generation) => Ok(Claim::Completed(Outcome::fresh(outcome, new.tag, generation, false))),
+            Ok(generation) => Ok(Claim::Completed(Outcome::fresh(
+                outcome, new.tag, generation, false,
+            ))),
             Err(Lost) => subject.claim_again(),
         }
     }

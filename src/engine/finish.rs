@@ -83,7 +83,8 @@ impl Engine {
         mut each: impl FnMut(Result<()>),
     ) {
         let Some(log) = &self.log else {
-            return batch.for_each(|item| each(item.and_then(|(grip, outcome)| self.complete(grip, outcome))));
+            return batch
+                .for_each(|item| each(item.and_then(|(grip, outcome)| self.complete(grip, outcome))));
         };
         let mut begun = Vec::new();
         for item in batch {
@@ -95,9 +96,13 @@ impl Engine {
             }));
         }
         for item in begun {
-            each(item.and_then(|(grip, outcome, now, completing)| match completing {
-                Ok(completing) => self.finish_complete(log, grip.k, completing, outcome, now).map(drop),
-                Err(Lost) => self.repeated(grip, outcome, now),
+            each(item.and_then(|(grip, outcome, now, completing)| {
+                match completing {
+                    Ok(completing) => self
+                        .finish_complete(log, grip.k, completing, outcome, now)
+                        .map(drop),
+                    Err(Lost) => self.repeated(grip, outcome, now),
+                }
             }));
         }
     }

@@ -149,7 +149,9 @@ impl Engine {
             let durable = log.durable();
             let job = {
                 let mut waiting = self.jobs.waiting.lock();
-                let at = waiting.iter().position(|(pos, _)| done.is_err() || *pos <= durable);
+                let at = waiting
+                    .iter()
+                    .position(|(pos, _)| done.is_err() || *pos <= durable);
                 at.map(|at| waiting.swap_remove(at).1)
             };
             let Some(job) = job else { return };
@@ -214,7 +216,13 @@ impl Engine {
     }
 
     /// The second half of a claim.
-    fn end_claim(&self, k: Keyed<'_>, recording: Recording, durable: Result<()>, now: Tick) -> Result<Ticket> {
+    fn end_claim(
+        &self,
+        k: Keyed<'_>,
+        recording: Recording,
+        durable: Result<()>,
+        now: Tick,
+    ) -> Result<Ticket> {
         let Recording { ticket, appended } = recording;
         let mut shard = self.shard(k).lock();
         match durable {
@@ -370,7 +378,9 @@ impl Engine {
         now: Tick,
     ) -> Result<Result<u64, Lost>> {
         match self.begin_complete(log, grip, command, outcome, now)? {
-            Ok(completing) => self.finish_complete(log, grip.k, completing, outcome, now).map(Ok),
+            Ok(completing) => self
+                .finish_complete(log, grip.k, completing, outcome, now)
+                .map(Ok),
             Err(Lost) => Ok(Err(Lost)),
         }
     }
@@ -390,7 +400,12 @@ impl Engine {
         durability: Durability,
         now: Tick,
     ) -> Result<Appended> {
-        let recorded = self.record(log, draft, draft.kind != Kind::Claimed || draft.body.is_empty(), now);
+        let recorded = self.record(
+            log,
+            draft,
+            draft.kind != Kind::Claimed || draft.body.is_empty(),
+            now,
+        );
         let durable = recorded.and_then(|appended| {
             self.wait_durable(log, appended.end, durability, now)?;
             Ok(appended)
@@ -417,7 +432,9 @@ impl Engine {
         };
         let draft = Draft::ended(Kind::Released, k.key, begun.generation, begun.forget_at);
         let appended = self.record_change(log, k, &begun, &draft, durability, now)?;
-        self.shard(k).lock().finish_release(&self.commons, k, begun.held, now);
+        self.shard(k)
+            .lock()
+            .finish_release(&self.commons, k, begun.held, now);
         drop(appended);
         Ok(Ok(()))
     }
@@ -484,13 +501,13 @@ impl Engine {
         };
         begun.revision += 1;
         begun.forget_at = now.after(lease).after(self.commons.ttl);
-        let recorded = log.check().and_then(|()| {
-            match log.append(&begun.claimed(k), true, self.means(now)) {
-                Ok(appended) => Ok(Some(appended)),
-                Err(Unwritten::NoRoom) => Ok(None),
-                Err(Unwritten::Failed(error)) => Err(error),
-            }
-        });
+        let recorded =
+            log.check()
+                .and_then(|()| match log.append(&begun.claimed(k), true, self.means(now)) {
+                    Ok(appended) => Ok(Some(appended)),
+                    Err(Unwritten::NoRoom) => Ok(None),
+                    Err(Unwritten::Failed(error)) => Err(error),
+                });
         match recorded {
             Ok(appended) => {
                 let at = appended.as_ref().map(|appended| appended.at);

@@ -251,7 +251,13 @@ impl Engine {
     }
 
     /// Claims a key, up to the wait for the claim's record.
-    pub(crate) fn begin_claim_at(&self, k: Keyed<'_>, wish: Wish, now: Tick, pin: &mut Guard) -> Result<Begun> {
+    pub(crate) fn begin_claim_at(
+        &self,
+        k: Keyed<'_>,
+        wish: Wish,
+        now: Tick,
+        pin: &mut Guard,
+    ) -> Result<Begun> {
         if let Some(answer) = self.glimpse_claim(k, wish, now, pin) {
             return Ok(Begun::Answer(answer));
         }

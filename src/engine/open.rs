@@ -4,8 +4,8 @@ use super::{Engine, Settings};
 use crate::clock::{Span, Tick, Timeline, resume_time, wall_tick};
 use crate::disk::Disk;
 use crate::error::{Error, Result};
-use crate::log::recover::{self, Segment, in_parallel};
 use crate::log::format::{Entry, Note, entry_at};
+use crate::log::recover::{self, Segment, in_parallel};
 use crate::log::{Holds, Limits, Log};
 use crate::segment::Address;
 use crate::segment::table::HEADER_WORDS;
@@ -73,7 +73,11 @@ impl fmt::Display for RecoveryReport {
             self.completed, self.interrupted, self.segments, self.records, self.bytes, self.took
         )?;
         if let Some((segment, offset)) = &self.torn {
-            write!(f, "; a torn tail was cut off {} at byte {offset}", segment.display())?;
+            write!(
+                f,
+                "; a torn tail was cut off {} at byte {offset}",
+                segment.display()
+            )?;
         }
         if let Some(by) = self.clock_disbelieved {
             write!(f, "; the wall clock was off by {by:?} and not believed")?;

@@ -160,9 +160,10 @@ impl Engine {
     /// Retires one segment that is due, or goes on unlinking its records.
     fn retire_one(&self, keeping: &mut Housekeeping, now: Tick, pin: &Guard) -> bool {
         let c = &self.commons;
-        let next = keeping.walk.take().or_else(|| {
-            Some(self.doom(self.take_doomed(now)?))
-        });
+        let next = keeping
+            .walk
+            .take()
+            .or_else(|| Some(self.doom(self.take_doomed(now)?)));
         let Some((doomed, from)) = next else { return false };
         // Only counts by scope need to know whose records these are.
         if c.scopes.is_some()
@@ -290,7 +291,9 @@ impl Engine {
             },
             Carried::Claim(begun) => match log.append(&begun.claimed(k), false, means) {
                 Ok(appended) => {
-                    self.shard(k).lock().finish_carry_claim(c, &begun, appended.at, now);
+                    self.shard(k)
+                        .lock()
+                        .finish_carry_claim(c, &begun, appended.at, now);
                 }
                 Err(_) => {
                     self.shard(k).lock().abort(c, k, begun.held, now, &pin);

@@ -249,7 +249,11 @@ impl Note {
 
     /// Reads a record whose sum has verified; `None` if it is none of these.
     fn read(words: &[AtomicU64]) -> Option<Note> {
-        let word = |at: usize| words.get(at).map_or(0, |w| u64::from_le(w.load(Ordering::Relaxed)));
+        let word = |at: usize| {
+            words
+                .get(at)
+                .map_or(0, |w| u64::from_le(w.load(Ordering::Relaxed)))
+        };
         let note = match kind_bits(word(0)) {
             MARK => Note::Mark(Mark {
                 ceiling: word(2),
@@ -293,7 +297,9 @@ pub(crate) fn entry_at(words: &[AtomicU64], at: usize, stamp: Stamp) -> Entry {
     let Some(rest) = words.get(at..) else {
         return Entry::Nothing;
     };
-    let w0 = rest.first().map_or(0, |w| u64::from_le(w.load(Ordering::Relaxed)));
+    let w0 = rest
+        .first()
+        .map_or(0, |w| u64::from_le(w.load(Ordering::Relaxed)));
     let Some(own) = rest.get(..len_bits(w0)) else {
         return Entry::Nothing;
     };

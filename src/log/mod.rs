@@ -403,11 +403,7 @@ impl Log {
         if word + note.words() > limit {
             return false;
         }
-        note.write(
-            &head.extent.mapping.words()[word..],
-            head.extent.stamp,
-            word,
-        );
+        note.write(&head.extent.mapping.words()[word..], head.extent.stamp, word);
         head.cursor += note.words();
         self.room.set_free(s.free());
         true

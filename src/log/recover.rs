@@ -16,8 +16,8 @@
 use super::Place;
 use super::extent::random;
 use super::format::{
-    Entry, HEADER_BYTES, Header, LOCK, Mark, Note, Pos, SEAL_WORDS, STORE, UNFINISHED, Unreadable, VERSION, What,
-    entry_at, segment_name, serial_of,
+    Entry, HEADER_BYTES, Header, LOCK, Mark, Note, Pos, SEAL_WORDS, STORE, UNFINISHED, Unreadable, VERSION,
+    What, entry_at, segment_name, serial_of,
 };
 use crate::clock::{Span, Tick};
 use crate::disk::{Disk, Memory};
@@ -210,7 +210,18 @@ fn is_hidden(name: &str) -> bool {
 /// A lock or a mapping over a network is not what it seems.
 fn refuse_network(dir: &Path) -> Result<()> {
     const REMOTE: [&str; 12] = [
-        "nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "glusterfs", "fuse.sshfs", "fuse.glusterfs",
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smb3",
+        "smbfs",
+        "9p",
+        "afs",
+        "ceph",
+        "lustre",
+        "glusterfs",
+        "fuse.sshfs",
+        "fuse.glusterfs",
     ];
     let Ok(mounts) = std::fs::read_to_string("/proc/self/mounts") else {
         return Ok(());
@@ -310,7 +321,11 @@ fn open_segment(place: &Place, store: u64, serial: u32) -> Result<Segment> {
         return Err(damaged(&path, 0, "it belongs to another store"));
     }
     if size != (header.words * WORD) as u64 || header.words < 2 * HEADER_WORDS {
-        return Err(damaged(&path, size, "the file has not the length it was made with"));
+        return Err(damaged(
+            &path,
+            size,
+            "the file has not the length it was made with",
+        ));
     }
     let memory = file.map().map_err(failed("map"))?;
     Ok(Segment {
@@ -381,7 +396,11 @@ impl Stream {
         let ceiling = said().map(|m| m.ceiling).max().unwrap_or(1);
         let time = said().map(|m| (m.now, m.offset)).max_by_key(|(now, _)| *now);
         if let Some(twice) = begun.windows(2).find(|two| two[0].turn == two[1].turn) {
-            return Err(damaged(&twice[1].path, 0, "two segments claim the same place in the log"));
+            return Err(damaged(
+                &twice[1].path,
+                0,
+                "two segments claim the same place in the log",
+            ));
         }
         let mut segments: Vec<Segment> = Vec::new();
         let mut ended = false;
@@ -397,10 +416,15 @@ impl Stream {
             ended = !segment.sealed;
             segments.push(segment);
         }
-        let end = segments.last().map_or(Pos::new(first.saturating_sub(1), 0), Segment::cut);
+        let end = segments
+            .last()
+            .map_or(Pos::new(first.saturating_sub(1), 0), Segment::cut);
         if vouched > end && vouched.turn() >= first {
             // The segment that should go on there, whatever is left of it.
-            let culprit = segments.last().filter(|s| !s.sealed).or(others.iter().find(|s| !s.is_blank()));
+            let culprit = segments
+                .last()
+                .filter(|s| !s.sealed)
+                .or(others.iter().find(|s| !s.is_blank()));
             let culprit = culprit.or(segments.last());
             let path = culprit.map_or(PathBuf::from(STORE), |s| s.path.clone());
             let offset = culprit.map_or(0, |s| (s.end * WORD) as u64);
@@ -468,7 +492,8 @@ mod tests {
 
     #[test]
     fn the_file_system_of_a_path_is_that_of_the_nearest_mount() {
-        let mounts = "/dev/vda / ext4 rw 0 0\nserver:/x /srv/data nfs4 rw 0 0\ntmpfs /srv/data/local tmpfs rw 0 0\n";
+        let mounts =
+            "/dev/vda / ext4 rw 0 0\nserver:/x /srv/data nfs4 rw 0 0\ntmpfs /srv/data/local tmpfs rw 0 0\n";
         let of = |path: &str| file_system(mounts, Path::new(path));
         assert_eq!(of("/var/lib"), "ext4");
         assert_eq!(of("/srv/data/store"), "nfs4");

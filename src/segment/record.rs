@@ -500,7 +500,8 @@ impl<'a> Record<'a> {
     /// Takeovers, and how often the claim was written again; zero in other kinds.
     fn counts(&self) -> u64 {
         if self.is_counted() {
-            self.words.word(self.written_at() + usize::from(self.flag(WRITTEN)))
+            self.words
+                .word(self.written_at() + usize::from(self.flag(WRITTEN)))
         } else {
             0
         }

@@ -128,7 +128,13 @@ impl ForkMark {
         let page = Mapping::anonymous(4096).ok()?;
         // SAFETY: the range is exactly one mapping of ours, private and anonymous as the advice
         // demands; in this process it changes nothing, and in a child the page reads as zeros.
-        let wiped = unsafe { madvise(page.words().as_ptr().cast_mut().cast(), page.bytes(), MADV_WIPEONFORK) };
+        let wiped = unsafe {
+            madvise(
+                page.words().as_ptr().cast_mut().cast(),
+                page.bytes(),
+                MADV_WIPEONFORK,
+            )
+        };
         page.words()[0].store(1, Ordering::Relaxed);
         (wiped == 0).then_some(page)
     }

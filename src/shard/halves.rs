@@ -13,10 +13,10 @@ use super::lease::{Busy, Lease};
 use super::state::{Command, Decision};
 use super::wait::Served;
 use super::{Commons, Found, Keyed, Locked, Lost, Refused, Ticket};
+use crate::answer::Outcome;
 use crate::clock::{Span, Tick};
 use crate::fingerprint::Fingerprint;
 use crate::segment::{Address, Draft};
-use crate::answer::Outcome;
 use crate::shard::change::{Attached, Held};
 use crate::sync::Arc;
 use crossbeam_epoch::Guard;
@@ -67,7 +67,11 @@ pub(crate) enum Forgettable {
     Nothing,
     Claim(Begun),
     /// The generation to forget it under, and how long its outcome would have been kept.
-    Outcome { generation: u64, deadline: Tick, was: u64 },
+    Outcome {
+        generation: u64,
+        deadline: Tick,
+        was: u64,
+    },
 }
 
 /// What is to be written again of a record in a segment that is to go.
@@ -165,10 +169,17 @@ impl Locked<'_> {
 
     /// The claim is recorded there.
     fn recorded(&mut self, c: &Commons, index: u32, at: Address, now: Tick) {
-        let Some(lease) = self.slab.get_mut(index) else { return };
+        let Some(lease) = self.slab.get_mut(index) else {
+            return;
+        };
         lease.busy = Busy::No;
         lease.at = Some(at);
-        let (promised, left) = (lease.promised, lease.promised.min(super::change::bytes_for_key(lease.key.as_checked())));
+        let (promised, left) = (
+            lease.promised,
+            lease
+                .promised
+                .min(super::change::bytes_for_key(lease.key.as_checked())),
+        );
         lease.promised = left;
         if let Some(room) = &c.room {
             room.settle(promised - left);
@@ -189,13 +200,7 @@ impl Locked<'_> {
     }
 
     /// The second half of `complete` and `resolve`.
-    pub(crate) fn finish_complete(
-        &mut self,
-        c: &Commons,
-        k: Keyed<'_>,
-        held: Held,
-        at: Address,
-    ) -> Served {
+    pub(crate) fn finish_complete(&mut self, c: &Commons, k: Keyed<'_>, held: Held, at: Address) -> Served {
         let served = self.publish(c, k, held, at);
         self.settle();
         served
@@ -365,7 +370,14 @@ impl Locked<'_> {
 
     /// Is the record at this address what counts for its key? If so it is busy until it has been
     /// written again.
-    pub(crate) fn begin_carry(&mut self, c: &Commons, k: Keyed<'_>, at: Address, now: Tick, pin: &Guard) -> Carried {
+    pub(crate) fn begin_carry(
+        &mut self,
+        c: &Commons,
+        k: Keyed<'_>,
+        at: Address,
+        now: Tick,
+        pin: &Guard,
+    ) -> Carried {
         match self.find(k, c, pin) {
             Found::Record {
                 at: found, record, ..
@@ -395,7 +407,14 @@ impl Locked<'_> {
     }
 
     /// The record was written again there.
-    pub(crate) fn finish_carry(&mut self, c: &Commons, k: Keyed<'_>, from: Address, to: Address, pin: &Guard) {
+    pub(crate) fn finish_carry(
+        &mut self,
+        c: &Commons,
+        k: Keyed<'_>,
+        from: Address,
+        to: Address,
+        pin: &Guard,
+    ) {
         if let Found::Record { place, at, .. } = self.find(k, c, pin)
             && at == from
             && c.segments.table.add_live(to)

@@ -11,6 +11,8 @@ const LAYERS: &[&[&str]] = &[
     &["clock", "fingerprint", "key", "quota", "wheel"],
     &["alarm", "epoch"],
     &["segment"],
+    &["disk"],
+    &["log"],
     &["answer", "options", "stats", "token"],
     &["shard"],
     &["engine"],
@@ -23,8 +25,8 @@ const LAYERS: &[&[&str]] = &[
 const DOORS: &[(&str, &[&str])] = &[
     ("parking_lot::", &["sync.rs"]),
     ("ahash::", &["key.rs", "shard/scopes.rs"]),
-    ("memmap2::", &["segment/words.rs"]),
-    ("crc32fast::", &["token.rs"]),
+    ("memmap2::", &["segment/words.rs", "disk/mmap.rs"]),
+    ("crc32fast::", &["token.rs", "segment/record.rs", "log/format.rs"]),
     ("sha2::", &["fingerprint.rs"]),
     (
         "unsafe {",

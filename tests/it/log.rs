@@ -36,7 +36,10 @@ fn complete(store: &Store, id: &str, outcome: &[u8]) {
 
 fn replayed(store: &Store, id: &str) -> Option<Vec<u8>> {
     let read = |stored: Stored<'_>| stored.bytes().to_vec();
-    match store.replay(Key::new("acme", id), Fingerprint::NONE, read).unwrap() {
+    match store
+        .replay(Key::new("acme", id), Fingerprint::NONE, read)
+        .unwrap()
+    {
         Replay::Hit(bytes) => Some(bytes),
         _ => None,
     }
@@ -122,7 +125,11 @@ fn many_segments_come_back_whole_and_go_when_they_have_expired() {
     let disk = SimDisk::new(1);
     let store = open(&disk, &clock);
     for i in 0..500 {
-        complete(&store, &format!("k{i}"), format!("outcome {i}").repeat(5).as_bytes());
+        complete(
+            &store,
+            &format!("k{i}"),
+            format!("outcome {i}").repeat(5).as_bytes(),
+        );
     }
     let disk = disk.kill();
     let store = open(&disk, &clock);
@@ -150,7 +157,10 @@ fn generations_grow_across_restarts() {
     let mut disk = SimDisk::new(1);
     let mut last = 0;
     for _ in 0..5 {
-        let store = builder(&disk, &clock).durability(Durability::Process).open(DIR).unwrap();
+        let store = builder(&disk, &clock)
+            .durability(Durability::Process)
+            .open(DIR)
+            .unwrap();
         let guard = acquire(&store, key());
         assert!(guard.generation() > last);
         last = guard.generation();
@@ -170,7 +180,10 @@ fn a_directory_is_open_once() {
     store.close().unwrap();
     let store = open(&disk, &clock);
     drop(held);
-    assert!(matches!(store.claim(key(), Fingerprint::NONE), Ok(Claim::Interrupted(_))));
+    assert!(matches!(
+        store.claim(key(), Fingerprint::NONE),
+        Ok(Claim::Interrupted(_))
+    ));
 }
 
 #[test]
@@ -184,8 +197,14 @@ fn mixed_ttls_do_not_keep_the_log_from_shrinking() {
         for i in 0..100 {
             let id = format!("{day}-{i}");
             let guard = acquire(&store, Key::new("acme", &id));
-            let options = if day == 0 && i % 10 == 0 { long } else { CompleteOptions::new() };
-            guard.complete_with(b"0123456789".repeat(10).as_slice(), options).unwrap();
+            let options = if day == 0 && i % 10 == 0 {
+                long
+            } else {
+                CompleteOptions::new()
+            };
+            guard
+                .complete_with(b"0123456789".repeat(10).as_slice(), options)
+                .unwrap();
         }
         clock.advance(Duration::from_secs(3_600));
         while store.maintain(Duration::from_secs(1)).unwrap() {}
