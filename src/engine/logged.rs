@@ -546,7 +546,7 @@ impl Engine {
         let draft = begun.claimed(k);
         let appended = self.record_change(log, k, &begun, &draft, self.claim_durability, now)?;
         let mut shard = self.shard(k).lock();
-        Ok(shard.finish_takeover(&self.commons, k, &begun, appended.at, attempts, lease, now))
+        Ok(shard.finish_takeover(&self.commons, k, (&begun, appended.at), lease, now))
     }
 
     pub(super) fn attach_logged(

@@ -271,6 +271,11 @@ impl Engine {
             }
             shard.claim(&self.commons, k, wish, now, pin)
         })?;
+        self.begin_record(k, wish, verdict, now)
+    }
+
+    /// A new claim's record is appended, if there is a log.
+    fn begin_record(&self, k: Keyed<'_>, wish: Wish, verdict: Verdict, now: Tick) -> Result<Begun> {
         match (verdict, &self.log) {
             (Verdict::Acquired(ticket), Some(log)) if !wish.passing => {
                 let recording = self.begin_claim(log, k, wish, ticket, now)?;
@@ -278,6 +283,13 @@ impl Engine {
             }
             (verdict, _) => Ok(Begun::Answer(verdict)),
         }
+    }
+
+    /// Records a claim that a waiter got.
+    pub(super) fn record_verdict(&self, k: Keyed<'_>, wish: Wish, verdict: Verdict) -> Result<Verdict> {
+        let now = self.timeline.now();
+        let begun = self.begin_record(k, wish, verdict, now)?;
+        self.end_claim_at(k, wish, begun, now)
     }
 
     /// Waits for the record, if there is one, and hands the claim out.

@@ -329,7 +329,7 @@ impl Engine {
             return;
         }
         let end = log.end();
-        if std::mem::replace(&mut keeping.end, Some(end)) != Some(end) {
+        if keeping.end.replace(end) != Some(end) {
             return;
         }
         if keeping.noted.is_none_or(|at| at.after(NOTE_TIME) <= now) {

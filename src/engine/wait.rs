@@ -31,7 +31,7 @@ impl Engine {
             })
         });
         match turn {
-            Ok(Look::Answer(verdict)) => Ok(WaitTurn::Answer(verdict)),
+            Ok(Look::Answer(verdict)) => self.record_verdict(k, wish, verdict).map(WaitTurn::Answer),
             Ok(Look::Wait(until)) => Ok(WaitTurn::Sleep(until)),
             Err(error) => {
                 self.give_up(k, waiter);

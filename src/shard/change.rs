@@ -683,12 +683,12 @@ impl Locked<'_> {
         let decision = decide(&found.state(self), Command::Claim(wish.fingerprint), now);
         if let Some((_, lease)) = self.lease_of(&found) {
             let until = match decision {
-                // Whoever finishes the change tells; until then its lease says nothing.
-                Decision::InFlight if lease.busy != Busy::No && !(wish.passing && !lease.passing) => {
-                    Some(lease.lease_end.max(now.after(BUSY_PATIENCE)))
-                }
                 // A `first_seen` waits for others of its kind only.
                 _ if wish.passing && !lease.passing => None,
+                // Whoever finishes the change tells; until then its lease says nothing.
+                Decision::InFlight if lease.busy != Busy::No => {
+                    Some(lease.lease_end.max(now.after(BUSY_PATIENCE)))
+                }
                 Decision::InFlight => Some(lease.lease_end),
                 Decision::Interrupted(_) if lease.asked => Some(lease.forget_at),
                 _ => None,

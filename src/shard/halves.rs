@@ -257,15 +257,15 @@ impl Locked<'_> {
         &mut self,
         c: &Commons,
         k: Keyed<'_>,
-        begun: &Begun,
-        at: Address,
-        attempts: u32,
+        (begun, at): (&Begun, Address),
         lease: Span,
         now: Tick,
     ) -> Result<Ticket, Lost> {
+        let index = begun.held.lease;
+        let before = self.slab.get(index).map_or(0, |entry| entry.attempt);
+        let attempts = begun.attempt.saturating_sub(before);
         self.tally.takeovers += u64::from(attempts);
         self.queues.settle(k.hash, k.key);
-        let index = begun.held.lease;
         if let Some(entry) = self.slab.get_mut(index) {
             entry.busy = Busy::No;
             entry.revision = 0;

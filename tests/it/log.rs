@@ -215,3 +215,29 @@ fn mixed_ttls_do_not_keep_the_log_from_shrinking() {
     let store = open(&disk.cut(Cut::LoseAll), &clock);
     assert_eq!(replayed(&store, "0-90").unwrap().len(), 100);
 }
+
+/// A waiter that got a released key held a claim that no log knew of, and nobody could change the
+/// key any more.
+#[test]
+fn a_claim_that_was_waited_for_is_recorded() {
+    let clock = ManualClock::new();
+    let disk = SimDisk::new(1);
+    let store = open(&disk, &clock);
+    let first = acquire(&store, key());
+    let Claim::InFlight(other) = store.claim(key(), Fingerprint::NONE).unwrap() else {
+        panic!("it is held");
+    };
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| other.wait(Duration::from_secs(60)));
+        while store.stats().waiters == 0 {
+            std::thread::yield_now();
+        }
+        first.release().unwrap();
+        let Claim::Acquired(second) = waiter.join().unwrap().unwrap() else {
+            panic!("it was released");
+        };
+        second.checkpoint(b"mine").unwrap();
+        let again = open(&disk.copy(), &clock);
+        assert_eq!(again.recovery().interrupted, 1);
+    });
+}
