@@ -341,12 +341,13 @@ pub(crate) fn resume_time(last: Option<(Tick, i64)>, wall: Tick, max_jump: Span)
 
 impl Timeline {
     pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
-        Self::starting_at(clock, Tick(1))
+        Self::starting_at(clock, Tick(1), Duration::ZERO)
     }
 
-    /// Time that goes on from a tick. It is never 0, which means "no time" in packed fields.
-    pub(crate) fn starting_at(clock: Arc<dyn Clock>, start: Tick) -> Self {
-        let origin = clock.monotonic();
+    /// Time that goes on from a tick of which a part has passed. It is never 0, which means "no
+    /// time" in packed fields.
+    pub(crate) fn starting_at(clock: Arc<dyn Clock>, start: Tick, passed: Duration) -> Self {
+        let origin = clock.monotonic().saturating_sub(passed);
         Timeline {
             clock,
             origin,
@@ -367,11 +368,16 @@ impl Timeline {
     }
 }
 
-/// The wall clock's reading as a tick. A clock before its epoch stands at it.
-pub(crate) fn wall_tick(clock: &dyn Clock) -> Tick {
+/// The wall clock's reading as a tick, and how much of that tick has passed. A clock before its
+/// epoch stands at it.
+pub(crate) fn wall_tick(clock: &dyn Clock) -> (Tick, Duration) {
     let since = clock.wall().duration_since(SystemTime::UNIX_EPOCH);
-    let millis = since.map_or(0, |since| since.as_millis());
-    Tick(u64::try_from(millis).map_or(END, |ms| ms.clamp(1, END)))
+    let since = since.unwrap_or_default();
+    let tick = Tick(u64::try_from(since.as_millis()).map_or(END, |ms| ms.clamp(1, END)));
+    (
+        tick,
+        Duration::from_nanos(u64::from(since.subsec_nanos()) % 1_000_000),
+    )
 }
 
 #[cfg(test)]

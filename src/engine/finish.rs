@@ -86,25 +86,39 @@ impl Engine {
             return batch
                 .for_each(|item| each(item.and_then(|(grip, outcome)| self.complete(grip, outcome))));
         };
-        let mut begun = Vec::new();
+        let end = |item: Batched<'a>| match item {
+            Batched::Done => Ok(()),
+            Batched::Begun(grip, outcome, now, completing) => {
+                let done = self.finish_complete(log, grip.k, completing, outcome, now);
+                done.map(drop)
+            }
+        };
+        let mut begun: Vec<Result<Batched<'a>>> = Vec::new();
         for item in batch {
-            begun.push(item.and_then(|(grip, outcome)| {
+            let item = item.and_then(|(grip, outcome)| {
                 let now = self.enter()?;
                 let command = Command::Complete(grip.held.generation);
-                let completing = self.begin_complete(log, grip, command, outcome, now)?;
-                Ok((grip, outcome, now, completing))
-            }));
-        }
-        for item in begun {
-            each(item.and_then(|(grip, outcome, now, completing)| {
+                let first = self.try_begin_complete(log, grip, command, outcome, now, false)?;
+                let completing = match first {
+                    Some(completing) => completing,
+                    None => {
+                        // Somebody changes that key just now, perhaps this very batch. Who holds
+                        // keys busy must not wait for others: what was begun is finished first.
+                        for item in &mut begun {
+                            let waiting = std::mem::replace(item, Ok(Batched::Done));
+                            *item = waiting.and_then(end).map(|()| Batched::Done);
+                        }
+                        self.begin_complete(log, grip, command, outcome, now)?
+                    }
+                };
                 match completing {
-                    Ok(completing) => self
-                        .finish_complete(log, grip.k, completing, outcome, now)
-                        .map(drop),
-                    Err(Lost) => self.repeated(grip, outcome, now),
+                    Ok(completing) => Ok(Batched::Begun(grip, outcome, now, completing)),
+                    Err(Lost) => self.repeated(grip, outcome, now).map(|()| Batched::Done),
                 }
-            }));
+            });
+            begun.push(item);
         }
+        begun.into_iter().for_each(|item| each(item.and_then(end)));
     }
 
     /// Stores an outcome and leaves the wait to whoever syncs next.
@@ -478,6 +492,12 @@ impl Engine {
             }
         }
     }
+}
+
+/// One of a batch of completions.
+enum Batched<'a> {
+    Done,
+    Begun(Grip<'a>, NewOutcome<'a>, Tick, Completing),
 }
 
 /// What a passing claim comes to.

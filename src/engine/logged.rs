@@ -17,7 +17,7 @@ use crate::options::Durability;
 use crate::segment::Draft;
 use crate::segment::record::Kind;
 use crate::shard::change::{Attached, Held, Wish};
-use crate::shard::halves::{Begun, Forgettable};
+use crate::shard::halves::{Begun, Forgettable, Recorded};
 use crate::shard::lease::Busy;
 use crate::shard::state::Command;
 use crate::shard::{Keyed, Locked, Lost, Refused, Ticket, Verdict};
@@ -44,6 +44,14 @@ pub(crate) struct Completing {
     appended: Appended,
 }
 
+/// Where a claim's record is.
+pub(super) fn there(appended: &Appended) -> Recorded {
+    Recorded {
+        at: appended.at,
+        forget_at: appended.deadline,
+    }
+}
+
 /// Generations made durable at a time.
 pub(super) const GENERATIONS: u64 = 1 << 20;
 
@@ -58,6 +66,18 @@ impl Engine {
 
     /// Locks a key's shard when no change of the key is being recorded.
     fn lock_settled(&self, log: &Log, k: Keyed<'_>, now: Tick) -> Result<Locked<'_>> {
+        let locked = self.lock_unless_busy(log, k, now, true)?;
+        locked.ok_or(Error::Closed)
+    }
+
+    /// The same; `None` if it would have to wait and may not.
+    fn lock_unless_busy(
+        &self,
+        log: &Log,
+        k: Keyed<'_>,
+        now: Tick,
+        may_wait: bool,
+    ) -> Result<Option<Locked<'_>>> {
         loop {
             let mut shard = self.shard(k).lock();
             if shard.wants_generations(&self.commons) {
@@ -68,7 +88,8 @@ impl Engine {
             }
             let busy = shard.busy(&self.commons, k, &self.commons.pins.pin());
             match busy {
-                Busy::No => return Ok(shard),
+                Busy::No => return Ok(Some(shard)),
+                _ if !may_wait => return Ok(None),
                 Busy::Yes => shard.wait_settled(),
                 Busy::Submitted(_) => {
                     drop(shard);
@@ -227,7 +248,7 @@ impl Engine {
         let mut shard = self.shard(k).lock();
         match durable {
             Ok(()) => {
-                shard.finish_claim(&self.commons, &ticket, appended.at, now);
+                shard.finish_claim(&self.commons, &ticket, there(&appended), now);
                 Ok(ticket)
             }
             Err(error) => {
@@ -270,10 +291,26 @@ impl Engine {
         outcome: NewOutcome<'_>,
         now: Tick,
     ) -> Result<Result<Completing, Lost>> {
+        let begun = self.try_begin_complete(log, grip, command, outcome, now, true)?;
+        begun.ok_or(Error::Closed)
+    }
+
+    /// The same, for who holds other keys busy and so must not wait for this one: `None` if it
+    /// would have to.
+    pub(super) fn try_begin_complete(
+        &self,
+        log: &Log,
+        grip: Grip<'_>,
+        command: Command,
+        outcome: NewOutcome<'_>,
+        now: Tick,
+        may_wait: bool,
+    ) -> Result<Option<Result<Completing, Lost>>> {
         let k = grip.k;
         Error::check_len("outcome", outcome.bytes.len(), self.max_outcome)?;
         let begun = {
-            let mut shard = self.lock_settled(log, k, now)?;
+            let locked = self.lock_unless_busy(log, k, now, may_wait)?;
+            let Some(mut shard) = locked else { return Ok(None) };
             match command {
                 Command::Complete(_) => shard.begin(grip.held, command, now),
                 _ => shard.begin_anew(grip.held, command, now),
@@ -281,7 +318,7 @@ impl Engine {
         };
         let begun = match begun {
             Ok(begun) => begun,
-            Err(Lost) => return Ok(Err(Lost)),
+            Err(Lost) => return Ok(Some(Err(Lost))),
         };
         let ttl = outcome.ttl.unwrap_or(self.commons.ttl);
         let draft = Draft {
@@ -290,7 +327,7 @@ impl Engine {
             ..Draft::completed(k.key, begun.fingerprint, begun.generation, now, ttl)
         };
         match self.record(log, &draft, draft.is_covered(), now) {
-            Ok(appended) => Ok(Ok(Completing { begun, appended })),
+            Ok(appended) => Ok(Some(Ok(Completing { begun, appended }))),
             Err(error) => {
                 self.abort(k, begun.held, now);
                 Err(error)
@@ -472,7 +509,7 @@ impl Engine {
         let mut shard = self.shard(k).lock();
         match recorded {
             Ok(appended) => {
-                shard.finish_note(&self.commons, &begun, appended.at, now);
+                shard.finish_note(&self.commons, &begun, there(&appended), now);
                 Ok(Ok(()))
             }
             Err(error) => {
@@ -510,7 +547,7 @@ impl Engine {
                 });
         match recorded {
             Ok(appended) => {
-                let at = appended.as_ref().map(|appended| appended.at);
+                let at = appended.as_ref().map(there);
                 let mut shard = self.shard(k).lock();
                 shard.finish_renew(&self.commons, k, &begun, at, lease, now);
                 Ok(Ok(()))
@@ -546,7 +583,7 @@ impl Engine {
         let draft = begun.claimed(k);
         let appended = self.record_change(log, k, &begun, &draft, self.claim_durability, now)?;
         let mut shard = self.shard(k).lock();
-        Ok(shard.finish_takeover(&self.commons, k, (&begun, appended.at), lease, now))
+        Ok(shard.finish_takeover(&self.commons, k, (&begun, there(&appended)), lease, now))
     }
 
     pub(super) fn attach_logged(

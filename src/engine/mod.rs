@@ -106,11 +106,11 @@ impl Engine {
     /// `min_bytes`.
     pub(crate) fn new(settings: Settings) -> Option<Arc<Self>> {
         let timeline = Timeline::new(settings.clock.clone());
-        Self::assemble(settings, timeline, None).map(Arc::new)
+        Self::assemble(settings, timeline, None, 0).map(Arc::new)
     }
 
-    /// Puts the parts together.
-    fn assemble(settings: Settings, timeline: Timeline, log: Option<Log>) -> Option<Self> {
+    /// Puts the parts together; the log has so many segments already.
+    fn assemble(settings: Settings, timeline: Timeline, log: Option<Log>, found: usize) -> Option<Self> {
         let Settings {
             ttl,
             lease,
@@ -134,7 +134,7 @@ impl Engine {
             return None;
         }
         let segments = match &log {
-            Some(_) => Segments::without_lanes(&bytes, now),
+            Some(_) => Segments::without_lanes(&bytes, now, found),
             None => Segments::new(space::segment_bytes(max_bytes), lanes, &bytes, now)?,
         };
         let hasher = KeyHasher::new(constant_hash);

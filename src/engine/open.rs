@@ -94,7 +94,7 @@ impl Engine {
         if settings.max_bytes < settings.fixed_bytes() {
             return Err(too_small());
         }
-        let wall = wall_tick(&*clock);
+        let (wall, passed) = wall_tick(&*clock);
         let mut found = recover::open(options.disk.clone(), dir, wall)?;
         let time = resume_time(found.time, wall, options.max_clock_jump);
         let segments = std::mem::take(&mut found.segments);
@@ -104,8 +104,10 @@ impl Engine {
             max_disk_bytes: options.max_disk_bytes,
         };
         let log = Log::new(found, settings.ttl, limits, time.offset);
-        let timeline = Timeline::starting_at(clock, time.now);
-        let mut engine = Self::assemble(settings, timeline, Some(log)).ok_or(too_small())?;
+        // Whole ticks begin together in every life, as long as the clock is believed.
+        let passed = if time.now == wall { passed } else { Duration::ZERO };
+        let timeline = Timeline::starting_at(clock, time.now, passed);
+        let mut engine = Self::assemble(settings, timeline, Some(log), segments.len()).ok_or(too_small())?;
         let recovered = engine.fill(&segments, ceiling, time.now);
         engine.recovery = RecoveryReport {
             completed: recovered.completed,

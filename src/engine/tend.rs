@@ -293,7 +293,7 @@ impl Engine {
                 Ok(appended) => {
                     self.shard(k)
                         .lock()
-                        .finish_carry_claim(c, &begun, appended.at, now);
+                        .finish_carry_claim(c, &begun, super::logged::there(&appended), now);
                 }
                 Err(_) => {
                     self.shard(k).lock().abort(c, k, begun.held, now, &pin);

@@ -202,6 +202,8 @@ pub(crate) struct Log {
 /// A record that was appended and is not yet published: while this lives its segment stays.
 pub(crate) struct Appended {
     pub(crate) at: Address,
+    /// The deadline as the record says it, which may be rounded up to a second.
+    pub(crate) deadline: Tick,
     pub(crate) end: Pos,
     extent: Arc<Extent>,
 }
@@ -313,7 +315,7 @@ impl Log {
         }
         // A segment that fits, and room for what is promised: each takes a turn or two.
         for _ in 0..6 {
-            match self.put(&mut s, draft, covered, means.segments) {
+            match self.put(&mut s, draft, covered, false, means.segments) {
                 Put::Done(appended) => return Ok(appended),
                 Put::Promised => self.more_room(&mut s, 0, means)?,
                 Put::Full(words) => {
@@ -322,7 +324,13 @@ impl Log {
                     let at = match at {
                         Some(at) => at,
                         None => {
-                            self.more_room(&mut s, words, means)?;
+                            if let Err(unwritten) = self.more_room(&mut s, words, means) {
+                                // A second late is better than not at all.
+                                return match self.put(&mut s, draft, covered, covered, means.segments) {
+                                    Put::Done(appended) => Ok(appended),
+                                    _ => Err(unwritten),
+                                };
+                            }
                             s.spares.len() - 1
                         }
                     };
@@ -356,14 +364,23 @@ impl Log {
         }
     }
 
-    fn put(&self, s: &mut Stream, draft: &Draft<'_>, covered: bool, segments: &Segments) -> Put {
+    /// Writes a record into the head; `stretch` lets one in whose deadline the head is too old to
+    /// say exactly.
+    fn put(
+        &self,
+        s: &mut Stream,
+        draft: &Draft<'_>,
+        covered: bool,
+        stretch: bool,
+        segments: &Segments,
+    ) -> Put {
         let need = |words: usize| HEADER_BYTES / WORD + MARK_WORDS + words + SEAL_WORDS;
         let Some(head) = &mut s.head else {
             return Put::Full(need(draft.words(self.ttl)));
         };
         let extent = head.extent.clone();
         let fit = match draft.fit(&extent.time) {
-            Some(fit) if head.cursor + fit.words <= extent.end() => fit,
+            Some(fit) if head.cursor + fit.words <= extent.end() && (stretch || !fit.stretched) => fit,
             _ => return Put::Full(need(draft.words(self.ttl))),
         };
         let word = head.cursor;
@@ -387,6 +404,7 @@ impl Log {
         }
         Put::Done(Appended {
             at: Address::new(extent.id, word),
+            deadline: fit.deadline,
             end,
             extent,
         })

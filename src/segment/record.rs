@@ -228,6 +228,8 @@ pub(crate) struct Fit {
     pub(crate) words: usize,
     expires: u32,
     coarse: bool,
+    /// It is put in coarse units only because the segment is too old for others.
+    pub(crate) stretched: bool,
     /// The deadline as the record will say it, which may be a little later.
     pub(crate) deadline: Tick,
 }
@@ -344,6 +346,7 @@ impl<'a> Draft<'a> {
             words: self.words(time.ttl),
             expires,
             coarse,
+            stretched: coarse && !long,
             deadline: time.deadline(expires, coarse),
         })
     }

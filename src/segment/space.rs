@@ -112,15 +112,15 @@ impl Segments {
         if !bytes.take_direct(segment_bytes as u64) {
             return None;
         }
-        Some(Self::with(segment_bytes, lanes, bytes, now))
+        Some(Self::with(segment_bytes, lanes, bytes, now, 0))
     }
 
-    fn with(segment_bytes: usize, lanes: usize, bytes: &Quota, now: Tick) -> Self {
+    fn with(segment_bytes: usize, lanes: usize, bytes: &Quota, now: Tick, more: u64) -> Self {
         // Ids wait for sweeps, so there are more of them than segments fit into the budget.
         let fit = bytes.limit() / MIN_SEGMENT_BYTES as u64;
         let ids = fit
             .saturating_mul(4)
-            .saturating_add(256)
+            .saturating_add(256 + more)
             .min(u64::from(MAX_SEGMENTS));
         Segments {
             table: SegmentTable::new(ids as u32),
@@ -146,9 +146,10 @@ impl Segments {
         }
     }
 
-    /// For a store whose segments are a log's: no lanes, and nothing set aside here.
-    pub(crate) fn without_lanes(bytes: &Quota, now: Tick) -> Self {
-        Self::with(MIN_SEGMENT_BYTES, 0, bytes, now)
+    /// For a store whose segments are a log's, which has so many already: no lanes, and nothing
+    /// set aside here.
+    pub(crate) fn without_lanes(bytes: &Quota, now: Tick, found: usize) -> Self {
+        Self::with(MIN_SEGMENT_BYTES, 0, bytes, now, found as u64)
     }
 
     /// Writes a record and says where. It is not published yet: the caller stores the address

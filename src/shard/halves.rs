@@ -62,6 +62,13 @@ impl Begun {
     }
 }
 
+/// Where a claim is recorded, and until when its record counts.
+#[derive(Clone, Copy)]
+pub(crate) struct Recorded {
+    pub(crate) at: Address,
+    pub(crate) forget_at: Tick,
+}
+
 /// What a key is to `forget`.
 pub(crate) enum Forgettable {
     Nothing,
@@ -168,12 +175,14 @@ impl Locked<'_> {
     }
 
     /// The claim is recorded there.
-    fn recorded(&mut self, c: &Commons, index: u32, at: Address, now: Tick) {
+    fn recorded(&mut self, c: &Commons, index: u32, there: Recorded, now: Tick) {
         let Some(lease) = self.slab.get_mut(index) else {
             return;
         };
         lease.busy = Busy::No;
-        lease.at = Some(at);
+        lease.at = Some(there.at);
+        // To the tick what a recovery would find, so that nothing forgotten comes back.
+        lease.forget_at = there.forget_at;
         let (promised, left) = (
             lease.promised,
             lease
@@ -189,8 +198,8 @@ impl Locked<'_> {
     }
 
     /// The second half of a claim.
-    pub(crate) fn finish_claim(&mut self, c: &Commons, ticket: &Ticket, at: Address, now: Tick) {
-        self.recorded(c, ticket.lease, at, now);
+    pub(crate) fn finish_claim(&mut self, c: &Commons, ticket: &Ticket, there: Recorded, now: Tick) {
+        self.recorded(c, ticket.lease, there, now);
     }
 
     /// A claim could not be recorded: the key is absent.
@@ -223,12 +232,12 @@ impl Locked<'_> {
     }
 
     /// The second half of `checkpoint`.
-    pub(crate) fn finish_note(&mut self, c: &Commons, begun: &Begun, at: Address, now: Tick) {
+    pub(crate) fn finish_note(&mut self, c: &Commons, begun: &Begun, there: Recorded, now: Tick) {
         if let Some(lease) = self.slab.get_mut(begun.held.lease) {
             lease.checkpoint = begun.checkpoint.clone();
             lease.revision = begun.revision;
         }
-        self.recorded(c, begun.held.lease, at, now);
+        self.recorded(c, begun.held.lease, there, now);
     }
 
     /// The second half of `renew`; it need not have been recorded.
@@ -237,19 +246,21 @@ impl Locked<'_> {
         c: &Commons,
         k: Keyed<'_>,
         begun: &Begun,
-        at: Option<Address>,
+        there: Option<Recorded>,
         lease: Span,
         now: Tick,
     ) {
         let index = begun.held.lease;
         if let Some(entry) = self.slab.get_mut(index) {
             entry.busy = Busy::No;
-            entry.at = at.or(entry.at);
             entry.revision = begun.revision;
         }
         self.extend(c, index, lease, now);
         self.queues.settle(k.hash, k.key);
-        self.settle();
+        match there {
+            Some(there) => self.recorded(c, index, there, now),
+            None => self.settle(),
+        }
     }
 
     /// The second half of `resume` and `attach`.
@@ -257,7 +268,7 @@ impl Locked<'_> {
         &mut self,
         c: &Commons,
         k: Keyed<'_>,
-        (begun, at): (&Begun, Address),
+        (begun, there): (&Begun, Recorded),
         lease: Span,
         now: Tick,
     ) -> Result<Ticket, Lost> {
@@ -271,7 +282,7 @@ impl Locked<'_> {
             entry.revision = 0;
         }
         let ticket = self.succeed(c, index, begun.generation, attempts, lease, now);
-        self.recorded(c, index, at, now);
+        self.recorded(c, index, there, now);
         ticket
     }
 
@@ -427,7 +438,7 @@ impl Locked<'_> {
     }
 
     /// The claim was written again there.
-    pub(crate) fn finish_carry_claim(&mut self, c: &Commons, begun: &Begun, to: Address, now: Tick) {
-        self.recorded(c, begun.held.lease, to, now);
+    pub(crate) fn finish_carry_claim(&mut self, c: &Commons, begun: &Begun, there: Recorded, now: Tick) {
+        self.recorded(c, begun.held.lease, there, now);
     }
 }

@@ -468,8 +468,8 @@ struct Unfinished {
     began: Micros,
     /// When the lease ends.
     lease: Window,
-    /// The holder let go: interrupted whatever the lease says.
-    dropped: bool,
+    /// The holder let go, or its process ended: interrupted whatever the lease says.
+    gone: Option<Cause>,
     checkpoint: Option<Bytes>,
     /// Between the halves of a `first_seen`.
     passing: bool,
@@ -479,21 +479,21 @@ struct Unfinished {
 
 impl Unfinished {
     fn is_interrupted(&self, now: Micros) -> bool {
-        self.dropped || now >= self.lease.to
+        self.gone.is_some() || now >= self.lease.to
     }
 
     fn cause(&self) -> Cause {
-        if self.dropped {
-            Cause::Dropped
-        } else {
-            Cause::Lapsed
-        }
+        self.gone.unwrap_or(Cause::Lapsed)
     }
 
     fn hold(&mut self, at: &Moment<'_>, lease: Duration) {
-        self.dropped = false;
+        self.gone = None;
         self.lease = Window::at(at.now).after(lease);
         self.kept = self.lease.after(at.rules.ttl);
+        // A log may record it in whole seconds.
+        if is_coarse(lease.saturating_add(at.rules.ttl)) {
+            self.kept.to = self.kept.to.saturating_add(COARSE);
+        }
     }
 }
 
@@ -825,7 +825,7 @@ impl KeyModel {
             attempt: 0,
             began: at.now,
             lease: Window::at(at.now),
-            dropped: false,
+            gone: None,
             checkpoint: None,
             passing: false,
             kept: Window::at(at.now),
@@ -945,7 +945,7 @@ impl KeyModel {
     fn drop_guard(&mut self, generation: u64, release: bool) -> Answer {
         match self.unfinished_at(generation) {
             Some(_) if release => self.state = State::Absent,
-            Some(held) => held.dropped = true,
+            Some(held) => held.gone = Some(Cause::Dropped),
             None => {}
         }
         Answer::Done
@@ -1019,7 +1019,7 @@ impl KeyModel {
     /// Whether a deadline lies in its window, so that only the store knows the state.
     pub fn is_unsettled(&self, now: Micros) -> bool {
         let lease = match &self.state {
-            State::Unfinished(held) => !held.dropped && held.lease.contains(now),
+            State::Unfinished(held) => held.gone.is_none() && held.lease.contains(now),
             _ => false,
         };
         lease || self.kept().is_some_and(|kept| kept.contains(now))
@@ -1041,7 +1041,7 @@ impl KeyModel {
                 if held.kept.contains(now) {
                     held.kept.not_yet(now);
                 }
-                if !held.dropped && held.lease.contains(now) {
+                if held.gone.is_none() && held.lease.contains(now) {
                     match seen {
                         Status::InFlight { .. } => held.lease.not_yet(now),
                         _ => held.lease.passed(now),
@@ -1068,7 +1068,7 @@ impl KeyModel {
                 let surely = !held.is_interrupted(now);
                 (
                     surely,
-                    surely || (!held.dropped && now < held.lease.to.saturating_add(LATE)),
+                    surely || (held.gone.is_none() && now < held.lease.to.saturating_add(LATE)),
                 )
             }
             _ => (false, false),
@@ -1078,7 +1078,7 @@ impl KeyModel {
     /// Moments at which something ends, the earliest allowed.
     fn edges(&self) -> impl Iterator<Item = Micros> + use<> {
         let lease = match &self.state {
-            State::Unfinished(held) if !held.dropped => Some(held.lease.from),
+            State::Unfinished(held) if held.gone.is_none() => Some(held.lease.from),
             _ => None,
         };
         lease.into_iter().chain(self.kept().map(|kept| kept.from))
@@ -1144,6 +1144,16 @@ impl Model {
         self.now = self.now.saturating_add(micros(by));
         for key in self.keys.values_mut() {
             key.pass(self.now);
+        }
+    }
+
+    /// The store ended, in whatever way, and was opened again: who held a claim is gone.
+    pub fn restart(&mut self) {
+        for key in self.keys.values_mut() {
+            if let State::Unfinished(held) = &mut key.state {
+                held.gone = Some(Cause::Crashed);
+                held.passing = false;
+            }
         }
     }
 

@@ -95,6 +95,19 @@ pub enum Work {
     ReleaseAndFail,
 }
 
+/// How the life of a store with a log ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// `close`.
+    Close,
+    /// The process is killed.
+    Kill,
+    /// The power fails; nothing that was not synced survives.
+    CutAll,
+    /// The power fails; any part of what was not synced survives.
+    Cut,
+}
+
 /// One step of a stream. Numbers of keys, fingerprints and slots count round.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[expect(
@@ -186,6 +199,8 @@ pub enum Op {
     SetWall { off: i32 },
     /// Calls that are refused at the door.
     Refused { slot: u8 },
+    /// The store ends and is opened again. Without a log this does nothing.
+    Restart { how: End },
 }
 
 /// Turns the bytes of a word into small choices.
@@ -410,8 +425,11 @@ impl Op {
             249..252 => Op::SetWall {
                 off: i32::from(a) * 7_000_000 * if b % 2 == 0 { 1 } else { -1 },
             },
-            252..=255 => Op::Refused {
+            252..254 => Op::Refused {
                 slot: a % SLOTS as u8,
+            },
+            254..=255 => Op::Restart {
+                how: Word::pick(a, &[End::Cut, End::Kill, End::CutAll, End::Close]),
             },
         }
     }

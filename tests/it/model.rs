@@ -4,6 +4,7 @@
 //! shortest stream that still fails, and its seed goes into `proptest-regressions/model.txt`,
 //! which is run first from then on.
 
+use onceonly::Durability;
 use onceonly::sim::driver::{Driver, Setup};
 use onceonly::sim::model::Rules;
 use onceonly::sim::ops::Op;
@@ -130,4 +131,33 @@ fn a_store_at_its_limits_agrees_with_the_model() {
         ..limited(keys, scope.map(|n| n.min(keys)), held)
     });
     check(25, setups);
+}
+
+fn with_log(durability: Durability) -> impl Strategy<Value = Setup> {
+    any::<u64>().prop_map(move |seed| Setup {
+        log: Some((durability, seed)),
+        shards: Some(2),
+        ..Setup::default()
+    })
+}
+
+#[test]
+fn a_store_with_a_log_agrees_with_the_model_through_kills_and_power_cuts() {
+    check(20, with_log(Durability::Sync));
+}
+
+#[test]
+fn a_store_with_a_log_in_the_page_cache_agrees_with_the_model_through_kills() {
+    check(10, with_log(Durability::Process));
+}
+
+#[test]
+fn a_store_with_a_log_at_its_limits_agrees_with_the_model() {
+    let limits = (with_log(Durability::Sync), 1u64..5, 1u64..4, any::<bool>());
+    let setups = limits.prop_map(|(setup, keys, held, helper)| Setup {
+        log: setup.log,
+        helper_thread: helper,
+        ..limited(keys, None, held)
+    });
+    check(10, setups);
 }

@@ -81,6 +81,7 @@ impl Driver {
             return Ok(());
         };
         let done = held.guard.renew(lease);
+        self.unsynced = true;
         let (key, generation) = held.identity();
         self.check(
             key.as_key(),
@@ -111,6 +112,7 @@ impl Driver {
     pub(super) fn let_go(&mut self, held: Held) -> Verdict {
         let (key, generation) = held.identity();
         let (ended, release) = (held.ended, held.release);
+        self.unsynced |= release;
         drop(held);
         match ended {
             true => Ok(()),

@@ -4,15 +4,17 @@ mod claims;
 mod compare;
 mod holders;
 mod operators;
+mod restart;
 
 pub use compare::{answer_to_bool, answer_to_claim, answer_to_error, answer_to_status, answer_to_unit};
 
+use super::disk::SimDisk;
 use super::model::{Answer, Bytes, Call, Disagreement, Finding, Model, Rules, Told};
-use super::ops::{Ending, KEYS, Op, Payload, SLOTS, Work, fingerprint, key};
+use super::ops::{End, Ending, KEYS, Op, Payload, SLOTS, Work, fingerprint, key};
 use crate::{
-    Claim, ClaimGuard, ClaimOptions, ClaimToken, CompleteOptions, Deadline, Error, Fingerprint, Interrupted,
-    Key, KeyBuf, ManualClock, OnDrop, Outcome, Replay, Resolution, Result, RunError, ScanFilter, StateKind,
-    Stats, Status, Store, Stored,
+    Claim, ClaimGuard, ClaimOptions, ClaimToken, CompleteOptions, Deadline, Durability, Error, Fingerprint,
+    Interrupted, Key, KeyBuf, ManualClock, OnDrop, Outcome, Replay, Resolution, Result, RunError, ScanFilter,
+    StateKind, Stats, Status, Store, Stored,
 };
 use compare::{acquired, completed, differ, expect_refusal, is_a, place, told_in_place};
 use std::fmt::Debug;
@@ -29,6 +31,8 @@ pub struct Setup {
     pub helper_thread: bool,
     /// See [`Builder::constant_hash`](crate::Builder::constant_hash).
     pub constant_hash: bool,
+    /// With a log on a simulated disk: how durable calls are, and the disk's seed.
+    pub log: Option<(Durability, u64)>,
 }
 
 impl Default for Setup {
@@ -46,17 +50,19 @@ impl Default for Setup {
             shards: Some(4),
             helper_thread: false,
             constant_hash: false,
+            log: None,
         }
     }
 }
 
 impl Setup {
-    /// Makes the store.
+    /// Makes the store, in memory or on that disk.
     ///
     /// # Errors
     ///
-    /// Those of [`Builder::in_memory`](crate::Builder::in_memory).
-    pub fn open(&self, clock: ManualClock) -> Result<Store> {
+    /// Those of [`Builder::in_memory`](crate::Builder::in_memory) and
+    /// [`Builder::open`](crate::Builder::open).
+    pub fn open(&self, clock: ManualClock, disk: &SimDisk) -> Result<Store> {
         let rules = &self.rules;
         let mut builder = Store::builder()
             .ttl(rules.ttl)
@@ -76,7 +82,17 @@ impl Setup {
         if self.constant_hash {
             builder = builder.constant_hash();
         }
-        builder.in_memory()
+        match self.log {
+            None => builder.in_memory(),
+            // Small segments, so that streams meet their ends; and whatever a stream lets pass
+            // while the store is closed is believed.
+            Some((durability, _)) => builder
+                .durability(durability)
+                .disk(disk.clone())
+                .segment_bytes(4_096)
+                .max_clock_jump(Duration::from_secs(36_525 * 86_400))
+                .open("/store"),
+        }
     }
 }
 
@@ -151,7 +167,9 @@ impl Counts {
 
 /// A store and the model, side by side.
 pub struct Driver {
+    setup: Setup,
     store: Store,
+    disk: SimDisk,
     clock: ManualClock,
     model: Model,
     held: [Option<Held>; SLOTS],
@@ -160,6 +178,8 @@ pub struct Driver {
     counts: Counts,
     /// The store's housekeeping goes on beside the stream.
     has_helper: bool,
+    /// Something was recorded that nobody waited for.
+    unsynced: bool,
 }
 
 /// Whether store and model agreed.
@@ -173,8 +193,11 @@ impl Driver {
     /// Those of [`Builder::in_memory`](crate::Builder::in_memory).
     pub fn new(setup: &Setup) -> Result<Self> {
         let clock = ManualClock::new();
+        let disk = SimDisk::new(setup.log.map_or(0, |(_, seed)| seed));
         Ok(Driver {
-            store: setup.open(clock.clone())?,
+            setup: setup.clone(),
+            store: setup.open(clock.clone(), &disk)?,
+            disk,
             clock,
             model: Model::new(setup.rules.clone()),
             held: Default::default(),
@@ -182,6 +205,7 @@ impl Driver {
             asked: Default::default(),
             counts: Counts::default(),
             has_helper: setup.helper_thread,
+            unsynced: false,
         })
     }
 
@@ -272,6 +296,7 @@ impl Driver {
             Op::ToEdge { nth, off } => self.advance_to_edge(nth, off),
             Op::SetWall { off } => self.set_wall(off),
             Op::Refused { slot } => self.refused(slot),
+            Op::Restart { how } => self.restart(how),
         }
     }
 
