@@ -19,6 +19,7 @@ use crate::token::ClaimToken;
 use crossbeam_epoch::Guard;
 use std::fmt;
 use std::path::Path;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// A store of idempotency keys. A cheap handle: clones share one store.
@@ -47,14 +48,23 @@ pub struct Store {
 /// Ends the helper thread with the last handle.
 struct Inner {
     engine: Arc<Engine>,
+    helper: Option<JoinHandle<()>>,
     /// Called by clocks that jump; kept alive as long as the store.
     _on_jump: Arc<dyn Fn() + Send + Sync>,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // The helper holds a weak reference: once up, it finds the engine gone and ends.
-        self.engine.commons.alarm.ring();
+        self.engine.retire();
+        // It ends within milliseconds, and what it was doing with the engine is over: whoever
+        // opens the directory next finds it free. A waker that drops the last handle may run on
+        // the helper itself; and a forked child has none.
+        if let Some(helper) = self.helper.take()
+            && self.engine.is_ours()
+            && helper.thread().id() != std::thread::current().id()
+        {
+            let _ = helper.join();
+        }
     }
 }
 
@@ -112,14 +122,15 @@ impl Store {
     }
 
     pub(crate) fn start(engine: Arc<Engine>, helper: bool) -> Result<Store> {
-        if helper {
-            let weak = Arc::downgrade(&engine);
-            // Without the thread everything is as correct, only later; so a machine that has
-            // no thread left is no reason to refuse.
-            let _ = std::thread::Builder::new()
-                .name("onceonly".into())
-                .spawn(move || run_helper(weak));
-        }
+        let weak = Arc::downgrade(&engine);
+        // Without the thread everything is as correct, only later; so a machine that has no
+        // thread left is no reason to refuse.
+        let helper = helper
+            .then(|| {
+                let thread = std::thread::Builder::new().name("onceonly".into());
+                thread.spawn(move || run_helper(weak)).ok()
+            })
+            .flatten();
         let weak = Arc::downgrade(&engine);
         let on_jump: Arc<dyn Fn() + Send + Sync> = Arc::new(move || {
             if let Some(engine) = weak.upgrade() {
@@ -129,6 +140,7 @@ impl Store {
         engine.clock().on_jump(Arc::downgrade(&on_jump));
         let inner = Inner {
             engine,
+            helper,
             _on_jump: on_jump,
         };
         Ok(Store {

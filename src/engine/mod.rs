@@ -67,6 +67,8 @@ pub(crate) struct Engine {
     timeline: Timeline,
     fork: ForkMark,
     closed: AtomicBool,
+    /// The last handle is gone; guards may be left.
+    retired: AtomicBool,
     pub(crate) lease: Span,
     max_outcome: usize,
     store_id: u64,
@@ -161,6 +163,7 @@ impl Engine {
             timeline,
             fork: ForkMark::new(),
             closed: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
             lease,
             max_outcome,
             log,
@@ -207,6 +210,17 @@ impl Engine {
     /// The store's time, for answers that only tell it.
     pub(crate) fn now(&self) -> Tick {
         self.timeline.now()
+    }
+
+    /// The last handle is gone: the helper ends.
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Ordering::SeqCst);
+        self.commons.alarm.ring();
+    }
+
+    /// Has the helper anything left to do?
+    fn is_over(&self) -> bool {
+        self.is_closed() || self.retired.load(Ordering::SeqCst)
     }
 
     /// Pins the epoch for several calls in a row.
@@ -374,6 +388,13 @@ impl Engine {
             attempt(&mut shard, pin)
         };
         let mut result = once(pin);
+        // What the log makes others may take first, again and again, but each time they get on.
+        while let (Err(refused @ (Refused::Room | Refused::Generations)), Some(log)) = (&result, &self.log) {
+            if !self.make_room_in(log, *refused, now) {
+                break;
+            }
+            result = once(pin);
+        }
         for _ in Refused::ALL {
             let Err(refused) = result else { break };
             self.search_room(refused, now, pin);

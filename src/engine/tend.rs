@@ -195,9 +195,9 @@ impl Engine {
     }
 
     /// A claim was refused for something the log can see to at once. True if it has.
-    fn make_room_in(&self, log: &Log, refused: Refused, now: Tick) -> bool {
+    pub(super) fn make_room_in(&self, log: &Log, refused: Refused, now: Tick) -> bool {
         match refused {
-            Refused::Room => log.prepare_one(self.means(now)),
+            Refused::Room => log.make_room(self.means(now)),
             Refused::Generations => {
                 let so_far = self.shards.iter().map(|s| s.lock().generation_so_far()).max();
                 self.raise_ceiling(log, so_far.unwrap_or(1), now).is_ok()
@@ -448,7 +448,7 @@ impl Engine {
         if refused == Refused::Room
             && let Some(log) = &self.log
         {
-            log.prepare_one(self.means(now));
+            log.make_room(self.means(now));
         }
         for n in 1..=self.shards.len() {
             keeping.search_at = (keeping.search_at + 1) % self.shards.len();
@@ -543,7 +543,7 @@ pub(crate) fn run_helper(engine: Weak<Engine>) {
     let mut idle = Idle::default();
     loop {
         let Some(strong) = engine.upgrade() else { return };
-        if strong.is_closed() {
+        if strong.is_over() {
             return;
         }
         let Ok(now) = strong.enter() else { return };

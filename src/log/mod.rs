@@ -151,7 +151,6 @@ struct Stream {
     /// The first turn that counts.
     first: u32,
     vouched: Pos,
-    next_bytes: usize,
     closed: bool,
 }
 
@@ -182,6 +181,10 @@ pub(crate) struct Log {
     lane: Mutex<Stream>,
     /// The serial of the next file; held while one is made.
     serials: Mutex<u32>,
+    /// The size of the next file; changed under the lane's lock.
+    next_bytes: AtomicU64,
+    /// Held by who makes room for a refused call.
+    makers: Mutex<()>,
     committer: Committer,
     pub(crate) room: Arc<Room>,
     /// No generation so large may be given out: what is durable of it, and what MARKs say.
@@ -250,10 +253,11 @@ impl Log {
                 next_turn,
                 first,
                 vouched: end,
-                next_bytes: FIRST_BYTES.min(limits.segment_bytes),
                 closed: false,
             }),
+            next_bytes: AtomicU64::new(FIRST_BYTES.min(limits.segment_bytes) as u64),
             serials: Mutex::new(next_serial),
+            makers: Mutex::new(()),
             committer: Committer::new(end),
             room: Arc::new(Room::new((limits.segment_bytes / 8).min(RESERVE) as u64)),
             ceiling: AtomicU64::new(ceiling),
@@ -474,23 +478,26 @@ impl Log {
     }
 
     fn add_spare(&self, s: &mut Stream, words: usize, means: Means<'_>) -> Result<()> {
-        let spare = self.make_spare(s.next_bytes, words, means)?;
+        let spare = self.make_spare(words, means)?;
         self.take_spare(s, spare);
         Ok(())
     }
 
     fn take_spare(&self, s: &mut Stream, spare: Spare) {
-        s.next_bytes = (2 * s.next_bytes).min(self.limits.segment_bytes);
+        let next = 2 * self.next_bytes.load(Ordering::Relaxed);
+        let next = next.min(self.limits.segment_bytes as u64);
+        self.next_bytes.store(next, Ordering::Relaxed);
         s.spares.push_back(spare);
         self.room.set_free(s.free());
     }
 
-    /// Makes a file of `bytes` or more, so that a segment of that many words fits.
-    fn make_spare(&self, bytes: usize, words: usize, means: Means<'_>) -> Result<Spare> {
+    /// Makes a file in which a segment of that many words fits.
+    fn make_spare(&self, words: usize, means: Means<'_>) -> Result<Spare> {
         let at_capacity = || Error::AtCapacity {
             retry_after: std::time::Duration::from_secs(1),
         };
-        let size = bytes.max((words * WORD).next_multiple_of(4096));
+        let next = self.next_bytes.load(Ordering::Relaxed) as usize;
+        let size = next.max((words * WORD).next_multiple_of(4096));
         let mut serial = self.serials.lock();
         let disk = self.disk_bytes.load(Ordering::Relaxed) + size as u64;
         if disk > self.limits.max_disk_bytes || !means.bytes.take_direct(size as u64) {
@@ -510,10 +517,11 @@ impl Log {
         made
     }
 
-    /// Is less prepared than the next calls may need?
+    /// Is less prepared than calls may need until more is? Making a file takes as long as it
+    /// takes them to fill one.
     fn wants_room(&self) -> bool {
-        let enough = self.room.promised() + self.limits.segment_bytes.min(1 << 20) as u64 / 2;
-        self.room.free() < enough
+        let next = self.next_bytes.load(Ordering::Relaxed);
+        self.room.free() < self.room.promised() + next + next / 2
     }
 
     /// Has something come up for the helper since it was last told? True once.
@@ -525,31 +533,33 @@ impl Log {
     /// were refused. True if one was made.
     pub(crate) fn prepare(&self, means: Means<'_>) -> bool {
         self.told.store(false, Ordering::Relaxed);
-        let (wanted, bytes) = {
+        let wanted = {
             let s = self.lane.lock();
-            let wanted = !s.closed && (s.spares.is_empty() || self.wants_room());
-            (wanted, s.next_bytes)
+            !s.closed && (s.spares.is_empty() || self.wants_room())
         };
         if !wanted || self.committer.failure().is_some() {
             return false;
         }
-        let Ok(spare) = self.make_spare(bytes, 0, means) else {
+        let Ok(spare) = self.make_spare(0, means) else {
             return false;
         };
         self.take_spare(&mut self.lane.lock(), spare);
         true
     }
 
-    /// One more file, for a promise that was refused.
-    pub(crate) fn prepare_one(&self, means: Means<'_>) -> bool {
-        let bytes = {
-            let s = self.lane.lock();
-            if s.closed || self.room.free() >= self.room.promised() + s.next_bytes as u64 {
-                return false;
-            }
-            s.next_bytes
-        };
-        let Ok(spare) = self.make_spare(bytes, 0, means) else {
+    /// For a promise that was refused: is there room now, or could more be made?
+    pub(crate) fn make_room(&self, means: Means<'_>) -> bool {
+        let next = self.next_bytes.load(Ordering::Relaxed);
+        let enough = || self.room.free() >= self.room.promised() + next / 2;
+        // One at a time: the others find what the first has made.
+        let _turn = self.makers.lock();
+        if enough() {
+            return true;
+        }
+        if self.lane.lock().closed {
+            return false;
+        }
+        let Ok(spare) = self.make_spare(0, means) else {
             return false;
         };
         self.take_spare(&mut self.lane.lock(), spare);
