@@ -62,11 +62,12 @@
 //!   limit *new* keys get [`Error::AtCapacity`], the others go on working.
 //! - **Apart.** No call with one scope sees or changes a key of another.
 //! - **Bounded.** Memory stays inside [`Builder::max_bytes`] for any input.
+//! - **Crash safe**, with a log ([`Store::open`]): what was acknowledged survives the process, and by
+//!   default a power cut; an unfinished claim comes back interrupted ([`Durability`]).
 //!
 //! What is not: that the *effect* happens exactly once. Between the effect and `complete` a crash
 //! can always fall; then the key is interrupted, and the application finds out
-//! ([`Interrupted`]). This version keeps everything in memory: when the process ends, all is
-//! forgotten.
+//! ([`Interrupted`]). A store made with [`Store::in_memory`] forgets everything with its process.
 //!
 //! # Costs
 //!
@@ -76,7 +77,8 @@
 //!
 //! # Where to go next
 //!
-//! [`guide`] has pages on wrapping a server, on choosing ttl and lease, and on operating a store.
+//! [`guide`] has pages on wrapping a server, on what a crash leaves, on choosing ttl and lease, and on
+//! operating a store.
 //! [`Store`] lists the calls, [`Builder`] the options.
 //!
 //! # Features

@@ -3,6 +3,9 @@
 #[doc = include_str!("server.md")]
 pub mod server {}
 
+#[doc = include_str!("crashes.md")]
+pub mod crashes {}
+
 #[doc = include_str!("times.md")]
 pub mod times {}
 
