@@ -234,8 +234,17 @@ impl ScanFilter {
             Status::Interrupted { .. } => StateKind::Interrupted,
             Status::Completed { .. } => StateKind::Completed,
         };
-        self.scope.as_ref().is_none_or(|scope| scope == key.scope())
+        self.wants_scope(key)
             && self.state.is_none_or(|state| state == kind)
             && status.age() >= self.older_than
+    }
+
+    pub(crate) fn wants_scope(&self, key: CheckedKey<'_>) -> bool {
+        self.scope.as_ref().is_none_or(|scope| scope == key.scope())
+    }
+
+    /// Is the state one of `kinds`, and old enough? For who cannot tell which of them it is.
+    pub(crate) fn wants_any_of(&self, kinds: &[StateKind], age: Duration) -> bool {
+        self.state.is_none_or(|state| kinds.contains(&state)) && age >= self.older_than
     }
 }

@@ -49,6 +49,9 @@ use crate::sync::{AtomicU64, Ordering};
 /// The format written, and the newest read.
 pub(crate) const VERSION: u32 = 1;
 
+/// More ticks than any ttl has, or any deadline lies after its segment's base.
+const FAR: u64 = 1 << 60;
+
 const MAGIC: u64 = u64::from_le_bytes(*b"onceonly");
 pub(crate) const HEADER_BYTES: usize = HEADER_WORDS * WORD;
 
@@ -165,7 +168,9 @@ impl Header {
             2 => What::Segment,
             _ => return Err(Unreadable::Damaged),
         };
-        if version == 0 || sum != crc(&words) {
+        // So far from the end of the numbers that no deadline in the segment overflows.
+        let sane = words[5] <= u64::MAX - FAR && words[6] <= FAR;
+        if version == 0 || sum != crc(&words) || !sane {
             return Err(Unreadable::Damaged);
         }
         Ok(Header {

@@ -17,7 +17,9 @@
 mod commit;
 mod extent;
 pub(crate) mod format;
+pub(crate) mod inspect;
 pub(crate) mod recover;
+pub(crate) mod salvage;
 
 use crate::clock::{Span, Tick};
 use crate::disk::Disk;

@@ -16,11 +16,11 @@
 use super::Place;
 use super::extent::random;
 use super::format::{
-    Entry, HEADER_BYTES, Header, LOCK, Mark, Note, Pos, SEAL_WORDS, STORE, UNFINISHED, Unreadable, VERSION,
-    What, entry_at, segment_name, serial_of,
+    Entry, HEADER_BYTES, Header, LOCK, MARK_WORDS, Mark, Note, Pos, SEAL_WORDS, STORE, UNFINISHED,
+    Unreadable, VERSION, What, entry_at, segment_name, serial_of,
 };
 use crate::clock::{Span, Tick};
-use crate::disk::{Disk, Memory};
+use crate::disk::{Disk, DiskFile, Memory};
 use crate::error::{Error, Result};
 use crate::segment::record::{Stamp, TimeBase};
 use crate::segment::table::HEADER_WORDS;
@@ -43,9 +43,27 @@ pub(crate) struct Segment {
     pub(crate) records: u64,
     /// The highest position it vouches for, the largest ceiling, the latest time.
     said: Option<Mark>,
+    /// It has no SEAL, and behind its end something is written.
+    has_tail: bool,
 }
 
 impl Segment {
+    fn unread(path: PathBuf, header: &Header, memory: Memory) -> Segment {
+        Segment {
+            turn: 0,
+            stamp: header.stamp(),
+            base: header.base,
+            ttl: header.ttl,
+            memory,
+            end: HEADER_WORDS,
+            sealed: false,
+            records: 0,
+            said: None,
+            has_tail: false,
+            path,
+        }
+    }
+
     pub(crate) fn time(&self) -> TimeBase {
         TimeBase::new(self.base, self.ttl)
     }
@@ -55,7 +73,7 @@ impl Segment {
     }
 
     /// Reads the records up to the end.
-    fn read(&mut self) {
+    pub(super) fn read(&mut self) {
         let mut at = HEADER_WORDS;
         let words = self.memory.mapping.words();
         loop {
@@ -88,13 +106,24 @@ impl Segment {
             }
             at += entry.words();
         }
+        let behind = words.get(at..).unwrap_or_default();
+        self.has_tail = !self.sealed && behind.iter().any(|word| word.load(Ordering::Relaxed) != 0);
         self.end = at;
         self.turn = self.said.map_or(0, |said| said.turn);
     }
 
+    /// Does it have a place in the log?
+    pub(super) fn is_begun(&self) -> bool {
+        self.said.is_some()
+    }
+
+    /// Keeps what was learned and gives the bytes back, for those who only want to know.
+    pub(super) fn give_bytes_back(&mut self) {
+        self.memory = Memory::on_heap(0);
+    }
+
     fn is_blank(&self) -> bool {
-        let after = self.words().get(HEADER_WORDS..).unwrap_or_default();
-        after.iter().all(|word| word.load(Ordering::Relaxed) == 0)
+        self.said.is_none() && !self.has_tail
     }
 
     fn cut(&self) -> Pos {
@@ -127,7 +156,7 @@ pub(crate) struct Found {
     pub(crate) torn: Option<TornTail>,
 }
 
-fn damaged(segment: &Path, offset: u64, what: &'static str) -> Error {
+pub(super) fn damaged(segment: &Path, offset: u64, what: &'static str) -> Error {
     Error::Corrupt {
         segment: segment.to_path_buf(),
         offset,
@@ -149,57 +178,122 @@ pub(crate) fn open(disk: Arc<dyn Disk>, dir: &Path, now: Tick) -> Result<Found> 
     let Some(lock) = locked.map_err(place.failed("lock", &lock_path))? else {
         return Err(Error::Locked { path: lock_path });
     };
-    let names = place.disk.list(dir);
-    let names = names.map_err(place.failed("list", dir))?;
-    let mut serials = Vec::new();
-    let mut has_store = false;
-    for name in &names {
-        if let Some(serial) = serial_of(name) {
-            serials.push(serial);
-        } else if name == STORE {
-            has_store = true;
-        } else if name.ends_with(UNFINISHED) {
-            let path = place.path(name);
-            let removed = place.disk.remove(&path);
-            removed.map_err(place.failed("remove", &path))?;
-        } else if name != LOCK && !is_hidden(name) {
-            return Err(Error::InvalidInput {
-                what: "directory",
-                why: "it holds files that are not a store's; give the store a directory of its own",
-            });
-        }
+    let names = Names::read(&place)?;
+    if names.has_others {
+        return Err(others_files());
     }
-    if !has_store && !serials.is_empty() {
-        let why = "the STORE file is missing, but there are segments";
-        return Err(damaged(&place.path(STORE), 0, why));
+    for name in &names.unfinished {
+        let path = place.path(name);
+        let removed = place.disk.remove(&path);
+        removed.map_err(place.failed("remove", &path))?;
     }
-    let store = if has_store {
+    names.check(&place)?;
+    let store = if names.has_store {
         read_store(&place)?
     } else {
-        make_store(&place, now)?
+        let store = random();
+        make_store(&place, store, now)?;
+        store
     };
-    serials.sort_unstable();
-    let next_serial = serials.last().map_or(1, |last| last + 1);
     let mut segments = Vec::new();
-    for serial in serials {
+    for &serial in &names.serials {
         segments.push(open_segment(&place, store, serial)?);
     }
     read_all(&mut segments);
-    let stream = Stream::of(segments)?;
+    let stream = Stream::of(segments);
+    if let Some(damage) = stream.damage {
+        return Err(damage);
+    }
     stream.repair(&place)?;
-    Ok(Found {
-        place,
-        store,
-        lock,
-        next_serial,
-        next_turn: stream.end.turn() + 1,
-        first: stream.first,
-        end: stream.end,
-        ceiling: stream.ceiling,
-        time: stream.time,
-        torn: stream.torn,
-        segments: stream.segments,
-    })
+    Ok(Found::new(place, store, lock, stream, names.next_serial()))
+}
+
+impl Found {
+    pub(super) fn new(
+        place: Place,
+        store: u64,
+        lock: Box<dyn Send + Sync>,
+        stream: Stream,
+        next_serial: u32,
+    ) -> Found {
+        Found {
+            place,
+            store,
+            lock,
+            next_serial,
+            // A turn beyond the last is never read: verified and yet no turn of ours.
+            next_turn: stream.end.turn().saturating_add(1),
+            first: stream.first,
+            end: stream.end,
+            ceiling: stream.ceiling,
+            time: stream.time,
+            torn: stream.torn,
+            segments: stream.segments,
+        }
+    }
+}
+
+/// What the names in a directory say.
+#[derive(Default)]
+pub(super) struct Names {
+    pub(super) has_store: bool,
+    /// Of the segments, in order.
+    pub(super) serials: Vec<u32>,
+    /// Of files that were being made.
+    pub(super) unfinished: Vec<String>,
+    /// Names that are no store's.
+    pub(super) has_others: bool,
+}
+
+impl Names {
+    pub(super) fn read(place: &Place) -> Result<Names> {
+        let listed = place.disk.list(&place.dir);
+        let mut names = Names::default();
+        for name in listed.map_err(place.failed("list", &place.dir))? {
+            if let Some(serial) = serial_of(&name) {
+                names.serials.push(serial);
+            } else if name == STORE {
+                names.has_store = true;
+            } else if name.ends_with(UNFINISHED) {
+                names.unfinished.push(name);
+            } else if name != LOCK && !is_hidden(&name) {
+                names.has_others = true;
+            }
+        }
+        names.serials.sort_unstable();
+        Ok(names)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        !self.has_store && self.serials.is_empty()
+    }
+
+    /// Segments without the STORE file are not taken for a new store.
+    pub(super) fn check(&self, place: &Place) -> Result<()> {
+        if self.has_store || self.serials.is_empty() {
+            return Ok(());
+        }
+        let why = "the STORE file is missing, but there are segments";
+        Err(damaged(&place.path(STORE), 0, why))
+    }
+
+    fn next_serial(&self) -> u32 {
+        self.serials.last().map_or(1, |last| last.saturating_add(1))
+    }
+}
+
+pub(super) fn others_files() -> Error {
+    Error::InvalidInput {
+        what: "directory",
+        why: "it holds files that are not a store's; give the store a directory of its own",
+    }
+}
+
+pub(super) fn no_store() -> Error {
+    Error::InvalidInput {
+        what: "directory",
+        why: "there is no store in it; name the directory that was given to `open`",
+    }
 }
 
 /// What other programs leave in any directory.
@@ -208,7 +302,7 @@ fn is_hidden(name: &str) -> bool {
 }
 
 /// A lock or a mapping over a network is not what it seems.
-fn refuse_network(dir: &Path) -> Result<()> {
+pub(super) fn refuse_network(dir: &Path) -> Result<()> {
     const REMOTE: [&str; 12] = [
         "nfs",
         "nfs4",
@@ -249,7 +343,7 @@ fn file_system<'m>(mounts: &'m str, path: &Path) -> &'m str {
     mounts.max_by_key(|(len, _)| *len).map_or("", |(_, kind)| kind)
 }
 
-fn read_header(file: &dyn crate::disk::DiskFile, path: &Path, size: u64, place: &Place) -> Result<Header> {
+pub(super) fn read_header(file: &dyn DiskFile, path: &Path, size: u64, place: &Place) -> Result<Header> {
     let mut bytes = [0; HEADER_BYTES];
     if size < HEADER_BYTES as u64 {
         return Err(damaged(path, size, "the file is shorter than its header"));
@@ -265,7 +359,7 @@ fn read_header(file: &dyn crate::disk::DiskFile, path: &Path, size: u64, place: 
     })
 }
 
-fn read_store(place: &Place) -> Result<u64> {
+pub(super) fn read_store(place: &Place) -> Result<u64> {
     let path = place.path(STORE);
     let file = place.disk.open_to_read(&path);
     let file = file.map_err(place.failed("open", &path))?;
@@ -277,11 +371,10 @@ fn read_store(place: &Place) -> Result<u64> {
     Ok(header.store)
 }
 
-fn make_store(place: &Place, now: Tick) -> Result<u64> {
+pub(super) fn make_store(place: &Place, store: u64, now: Tick) -> Result<()> {
     const SIZE: usize = 4096;
     let path = place.path(STORE);
     let unfinished = place.path(&format!("{STORE}{UNFINISHED}"));
-    let store = random();
     let make = || {
         let file = place.disk.create(&unfinished, SIZE as u64)?;
         let header = Header {
@@ -304,42 +397,77 @@ fn make_store(place: &Place, now: Tick) -> Result<u64> {
             None => Ok(()),
         }
     };
-    make().map_err(place.failed("create", &path))?;
-    Ok(store)
+    make().map_err(place.failed("create", &path))
 }
+
+/// No segment has more words: the largest holds one record, and no record is as long.
+pub(super) const MAX_WORDS: usize = 1 << 24;
 
 fn open_segment(place: &Place, store: u64, serial: u32) -> Result<Segment> {
     let path = place.path(&segment_name(serial));
-    let failed = |op| place.failed(op, &path);
-    let file = place.disk.open(&path).map_err(failed("open"))?;
-    let size = file.size().map_err(failed("read"))?;
-    let header = read_header(&*file, &path, size, place)?;
+    let file = place.disk.open(&path).map_err(place.failed("open", &path))?;
+    let header = examine(&*file, &path, store, serial, place)?;
+    let memory = file.map().map_err(place.failed("map", &path))?;
+    Ok(Segment::unread(path, &header, memory))
+}
+
+/// The same for those who must not map it: with a copy of the bytes.
+pub(super) fn copy_segment(place: &Place, store: u64, serial: u32) -> Result<Segment> {
+    copy_words(place, store, serial, MAX_WORDS).map(|(segment, _)| segment)
+}
+
+/// A copy of a segment's start, enough to see whether it is begun, and the file's size.
+pub(super) fn copy_start(place: &Place, store: u64, serial: u32) -> Result<(Segment, u64)> {
+    copy_words(place, store, serial, HEADER_WORDS + MARK_WORDS)
+}
+
+fn copy_words(place: &Place, store: u64, serial: u32, most: usize) -> Result<(Segment, u64)> {
+    let path = place.path(&segment_name(serial));
+    let file = place.disk.open_to_read(&path);
+    let file = file.map_err(place.failed("open", &path))?;
+    let header = examine(&*file, &path, store, serial, place)?;
+    let memory = copy(&*file, header.words.min(most)).map_err(place.failed("read", &path))?;
+    let size = (header.words * WORD) as u64;
+    Ok((Segment::unread(path, &header, memory), size))
+}
+
+/// Bytes read at a time.
+pub(super) const PIECE: usize = 256 << 10;
+
+/// A copy of a file's first words. The end comes first: beside a writer what is found there is
+/// older than what comes before it, so that the records lead up to where nothing was yet.
+fn copy(file: &dyn DiskFile, words: usize) -> std::io::Result<Memory> {
+    let memory = Memory::on_heap(words * WORD);
+    let mut piece = vec![0; PIECE.min(words * WORD)];
+    for at in (0..words * WORD).step_by(PIECE).rev() {
+        let bytes = piece.len().min(words * WORD - at);
+        file.read_at(at as u64, &mut piece[..bytes])?;
+        memory.write(at, &piece[..bytes]);
+    }
+    Ok(memory)
+}
+
+/// Reads a segment's header and compares it with what it should be.
+fn examine(file: &dyn DiskFile, path: &Path, store: u64, serial: u32, place: &Place) -> Result<Header> {
+    let size = file.size().map_err(place.failed("read", path))?;
+    let header = read_header(file, path, size, place)?;
     if (header.what, header.serial) != (What::Segment, serial) {
-        return Err(damaged(&path, 0, "it is not the segment its name says"));
+        return Err(damaged(path, 0, "it is not the segment its name says"));
     }
     if header.store != store {
-        return Err(damaged(&path, 0, "it belongs to another store"));
+        return Err(damaged(path, 0, "it belongs to another store"));
     }
     if size != (header.words * WORD) as u64 || header.words < 2 * HEADER_WORDS {
         return Err(damaged(
-            &path,
+            path,
             size,
             "the file has not the length it was made with",
         ));
     }
-    let memory = file.map().map_err(failed("map"))?;
-    Ok(Segment {
-        turn: 0,
-        stamp: header.stamp(),
-        base: header.base,
-        ttl: header.ttl,
-        memory,
-        end: HEADER_WORDS,
-        sealed: false,
-        records: 0,
-        said: None,
-        path,
-    })
+    if header.words > MAX_WORDS {
+        return Err(damaged(path, 0, "it is longer than any segment"));
+    }
+    Ok(header)
 }
 
 /// Reads every segment, by several threads where it pays.
@@ -372,22 +500,25 @@ pub(crate) fn in_parallel<T: Send>(items: &mut [T], work: impl Fn(&mut T) + Sync
 }
 
 /// The segments in order, and where they end.
-struct Stream {
-    segments: Vec<Segment>,
+pub(crate) struct Stream {
+    pub(crate) segments: Vec<Segment>,
     /// Not part of it: to be removed.
     others: Vec<Segment>,
-    first: u32,
-    end: Pos,
-    ceiling: u64,
-    time: Option<(Tick, i64)>,
-    torn: Option<TornTail>,
+    pub(crate) first: u32,
+    pub(crate) end: Pos,
+    pub(crate) ceiling: u64,
+    pub(crate) time: Option<(Tick, i64)>,
+    pub(crate) torn: Option<TornTail>,
     /// The last segment wants a SEAL.
     unsealed: bool,
-    vouched: Pos,
+    pub(crate) vouched: Pos,
+    /// It ends before something that was durable: it is not to be served.
+    pub(crate) damage: Option<Error>,
 }
 
 impl Stream {
-    fn of(found: Vec<Segment>) -> Result<Stream> {
+    /// Of segments that have been read.
+    pub(super) fn of(found: Vec<Segment>) -> Stream {
         let (mut begun, mut others): (Vec<_>, Vec<_>) = found.into_iter().partition(|s| s.said.is_some());
         begun.sort_by_key(|s| s.turn);
         let said = || begun.iter().filter_map(|s| s.said);
@@ -395,17 +526,15 @@ impl Stream {
         let vouched = said().map(|m| m.vouched).max().unwrap_or(Pos::START);
         let ceiling = said().map(|m| m.ceiling).max().unwrap_or(1);
         let time = said().map(|m| (m.now, m.offset)).max_by_key(|(now, _)| *now);
-        if let Some(twice) = begun.windows(2).find(|two| two[0].turn == two[1].turn) {
-            return Err(damaged(
-                &twice[1].path,
-                0,
-                "two segments claim the same place in the log",
-            ));
-        }
+        let twice = begun.windows(2).find(|two| two[0].turn == two[1].turn);
+        let mut damage = twice.map(|twice| {
+            let what = "two segments claim the same place in the log";
+            damaged(&twice[1].path, 0, what)
+        });
         let mut segments: Vec<Segment> = Vec::new();
         let mut ended = false;
         for segment in begun {
-            let next = segments.last().map_or(first, |last| last.turn + 1);
+            let next = segments.last().map_or(first, |last| last.turn.saturating_add(1));
             if segment.turn < first || ended || segment.turn != next {
                 // An earlier one was let go and its name stayed behind; a later one lies behind
                 // a hole.
@@ -432,20 +561,16 @@ impl Stream {
                 Some(s) if s.sealed => "the segment that follows this one is missing",
                 _ => "no record verifies here, but later data says that this was durable",
             };
-            return Err(damaged(&path, offset, what));
+            damage.get_or_insert_with(|| damaged(&path, offset, what));
         }
         let unsealed = segments.last().is_some_and(|s| !s.sealed);
-        let behind = segments.last().filter(|s| !s.sealed);
-        let has_tail = behind.is_some_and(|s| {
-            let rest = s.words().get(s.end..).unwrap_or_default();
-            rest.iter().any(|word| word.load(Ordering::Relaxed) != 0)
-        });
+        let has_tail = segments.last().is_some_and(|s| s.has_tail);
         let lost = others.iter().any(|s| s.turn >= first && !s.is_blank());
         let torn = segments.last().filter(|_| has_tail || lost).map(|s| TornTail {
             segment: s.path.clone(),
             offset: (s.end * WORD) as u64,
         });
-        Ok(Stream {
+        Stream {
             segments,
             others,
             first,
@@ -455,7 +580,8 @@ impl Stream {
             torn,
             unsealed,
             vouched,
-        })
+            damage,
+        }
     }
 
     /// Makes the end final.

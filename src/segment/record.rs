@@ -98,6 +98,11 @@ pub(crate) fn kind_bits(w0: u64) -> u64 {
     field(w0, KIND_AT, FLAGS_AT)
 }
 
+/// Can a record start with this word? For a quick look at words that may be anything.
+pub(crate) fn is_first_word(w0: u64) -> bool {
+    kind_bits(w0) != 0 && len_bits(w0) >= FIXED && w0 >> END_AT == 0
+}
+
 /// The length a first word claims.
 pub(crate) fn len_bits(w0: u64) -> usize {
     field(w0, 0, LEN_BITS) as usize

@@ -243,6 +243,22 @@ impl<'a> Published<'a> {
     }
 }
 
+/// Words copied out of memory that others may write, so that they can be read as bytes. Room for
+/// one copy at a time.
+#[derive(Default)]
+pub(crate) struct Copied(Vec<AtomicU64>);
+
+impl Copied {
+    pub(crate) fn of<'s>(&'s mut self, words: &[AtomicU64]) -> Published<'s> {
+        let load = |word: &AtomicU64| AtomicU64::new(word.load(Ordering::Relaxed));
+        self.0.clear();
+        self.0.extend(words.iter().map(load));
+        // SAFETY: written above, on this thread. Nobody else can get at these words, and `self`
+        // stays borrowed for `'s`, so nobody writes them during it.
+        unsafe { Published::new(&self.0) }
+    }
+}
+
 /// Writes byte strings end to end into words, the last one padded with zeros. The bytes lie in
 /// memory in their own order on every machine.
 pub(crate) struct WordWriter<'a> {

@@ -14,6 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["disk"],
     &["log"],
     &["answer", "options", "stats", "token"],
+    &["inspect"],
     &["shard"],
     &["engine"],
     &["claim"],

@@ -3,6 +3,7 @@
 mod contract;
 mod house;
 mod input;
+mod inspect;
 mod limits;
 mod linear;
 mod log;
