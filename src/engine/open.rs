@@ -4,7 +4,7 @@ use super::{Engine, Settings};
 use crate::clock::{Span, Tick, Timeline, resume_time, wall_tick};
 use crate::disk::Disk;
 use crate::error::{Error, Result};
-use crate::log::format::{Entry, Note, entry_at};
+use crate::log::format::{Entry, Note, known_entry_at};
 use crate::log::recover::{self, Segment, in_parallel};
 use crate::log::{Holds, Limits, Log};
 use crate::segment::Address;
@@ -187,7 +187,7 @@ impl Engine {
         let mut word = HEADER_WORDS;
         let mut holds = Holds::NOTHING;
         while word < segment.end {
-            let entry = entry_at(words, word, segment.stamp);
+            let entry = known_entry_at(words, word);
             if let Entry::Keyed(_) = entry {
                 let at = Address::new(id, word);
                 if let Some(record) = c.segments.table.record(at, &pin)
