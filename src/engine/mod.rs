@@ -380,21 +380,21 @@ impl Engine {
         pin: &mut Guard,
         mut attempt: impl FnMut(&mut Locked<'_>, &Guard) -> Result<R, Refused>,
     ) -> Result<R> {
-        let mut once = |pin: &Guard| {
-            let mut shard = self.shard(k).lock();
-            if shard.is_due(now) {
-                shard.tick(&self.commons, now, tend::OWN_STEPS, pin);
+        let mut once = |pin: &Guard| loop {
+            let result = {
+                let mut shard = self.shard(k).lock();
+                if shard.is_due(now) {
+                    shard.tick(&self.commons, now, tend::OWN_STEPS, pin);
+                }
+                attempt(&mut shard, pin)
+            };
+            // What the log makes others may take first, again and again, but then they get on.
+            match (&result, &self.log) {
+                (Err(refused), Some(log)) if self.make_room_in(log, *refused, Locked::promise(k), now) => {}
+                _ => break result,
             }
-            attempt(&mut shard, pin)
         };
         let mut result = once(pin);
-        // What the log makes others may take first, again and again, but each time they get on.
-        while let (Err(refused @ (Refused::Room | Refused::Generations)), Some(log)) = (&result, &self.log) {
-            if !self.make_room_in(log, *refused, now) {
-                break;
-            }
-            result = once(pin);
-        }
         for _ in Refused::ALL {
             let Err(refused) = result else { break };
             self.search_room(refused, now, pin);

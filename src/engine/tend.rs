@@ -59,6 +59,8 @@ const SEARCH_PAUSE: Duration = Duration::from_secs(1);
 const SEARCH_SEGMENTS: usize = 4;
 /// Records of the oldest segment looked at in one step.
 const CARRY_RECORDS: usize = 128;
+/// Room made in the log when a call has found none: more than any record without an outcome takes.
+const ROOM: u64 = 4 << 10;
 /// An idle store notes the time this often, so that a restart believes the clock.
 const NOTE_TIME: Span = Span::from_millis(3_600_000);
 /// Pins after which something unlinked is free, if no reader holds it up.
@@ -175,9 +177,13 @@ impl Engine {
         if c.scopes.is_none() {
             c.sweep.add_stale(doomed.live());
         }
-        if let Some(log) = &self.log {
-            // What fails here has poisoned the log, and the next open finds the segment.
-            let _ = log.drop_front(now);
+        // What fails here has poisoned the log, and the next open finds the segment.
+        if let Some(log) = &self.log
+            && matches!(log.drop_front(self.means(now)), Ok(false))
+        {
+            let end = doomed.words().end;
+            keeping.walk = Some((doomed, end));
+            return false;
         }
         c.segments.retire(doomed, pin);
         true
@@ -195,9 +201,9 @@ impl Engine {
     }
 
     /// A claim was refused for something the log can see to at once. True if it has.
-    pub(super) fn make_room_in(&self, log: &Log, refused: Refused, now: Tick) -> bool {
+    pub(super) fn make_room_in(&self, log: &Log, refused: Refused, need: u64, now: Tick) -> bool {
         match refused {
-            Refused::Room => log.make_room(self.means(now)),
+            Refused::Room => log.make_room(need, self.means(now)),
             Refused::Generations => {
                 let so_far = self.shards.iter().map(|s| s.lock().generation_so_far()).max();
                 self.raise_ceiling(log, so_far.unwrap_or(1), now).is_ok()
@@ -423,11 +429,6 @@ impl Engine {
         if refused == Refused::Bytes {
             self.give_back_all(now, pin);
         }
-        if let Some(log) = &self.log
-            && self.make_room_in(log, refused, now)
-        {
-            return;
-        }
         // Nothing expires within a tick; and in a flood of refused claims the search takes at
         // most an eighth of the time.
         // The lock comes first: whoever has it may be about to give room back, having
@@ -448,7 +449,7 @@ impl Engine {
         if refused == Refused::Room
             && let Some(log) = &self.log
         {
-            log.make_room(self.means(now));
+            log.make_room(ROOM, self.means(now));
         }
         for n in 1..=self.shards.len() {
             keeping.search_at = (keeping.search_at + 1) % self.shards.len();

@@ -41,7 +41,7 @@
 //!   whatever is missing there was damaged.
 
 use crate::clock::{Span, Tick};
-use crate::segment::record::{Stamp, bare_word, kind_bits, len_bits};
+use crate::segment::record::{Stamp, bare_word, is_first_word, kind_bits, len_bits};
 use crate::segment::table::HEADER_WORDS;
 use crate::segment::words::WORD;
 use crate::sync::{AtomicU64, Ordering};
@@ -329,6 +329,19 @@ pub(crate) fn entry_at(words: &[AtomicU64], at: usize, stamp: Stamp) -> Entry {
         None if kind_bits(w0) <= 4 => Entry::Keyed(own.len()),
         None => Entry::Nothing,
     }
+}
+
+/// The first thing at this word or behind it that verifies, past whatever does not.
+pub(crate) fn next_entry(words: &[AtomicU64], from: usize, stamp: Stamp) -> Option<(usize, Entry)> {
+    (from..words.len()).find_map(|at| {
+        let first = u64::from_le(words[at].load(Ordering::Relaxed));
+        let entry = if is_first_word(first) {
+            entry_at(words, at, stamp)
+        } else {
+            Entry::Nothing
+        };
+        (entry != Entry::Nothing).then_some((at, entry))
+    })
 }
 
 #[cfg(test)]

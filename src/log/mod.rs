@@ -549,10 +549,10 @@ impl Log {
         true
     }
 
-    /// For a promise that was refused: is there room now, or could more be made?
-    pub(crate) fn make_room(&self, means: Means<'_>) -> bool {
-        let next = self.next_bytes.load(Ordering::Relaxed);
-        let enough = || self.room.free() >= self.room.promised() + next / 2;
+    /// For a call that was refused and needs so many bytes: are they there now, or could more be
+    /// made?
+    pub(crate) fn make_room(&self, need: u64, means: Means<'_>) -> bool {
+        let enough = || self.room.free() >= self.room.promised() + need;
         // One at a time: the others find what the first has made.
         let _turn = self.makers.lock();
         if enough() {
@@ -769,22 +769,35 @@ impl Log {
     }
 
     /// Lets the oldest segment go: nothing in it counts any more. What has overridden its
-    /// records, or repeats them, is made durable first; then that it does not count; then its
-    /// name is removed.
-    pub(crate) fn drop_front(&self, now: Tick) -> Result<()> {
+    /// records, or repeats them, is made durable first, and that it does not count; then its
+    /// name is removed. False if there is no room to say so now.
+    ///
+    /// # Errors
+    ///
+    /// As [`commit`](Self::commit).
+    pub(crate) fn drop_front(&self, means: Means<'_>) -> Result<bool> {
         let (front, end) = {
             let mut s = self.lane.lock();
             if s.closed {
                 return Err(Error::Closed);
             }
+            let fits = s.head.as_ref().is_some_and(|h| h.left() >= MARK_WORDS * WORD);
+            if !fits && s.spares.is_empty() {
+                return Ok(false);
+            }
             let Some(front) = s.sealed.pop_front() else {
-                return Ok(());
+                return Ok(true);
             };
             s.first = front.extent.turn + 1;
             s.unsynced.retain(|e| e.turn != front.extent.turn);
             let turn = s.end().turn();
-            let mark = self.mark(&s, turn, now);
-            self.put_note(&mut s, mark);
+            let mark = self.mark(&s, turn, means.now);
+            // Where it does not fit, the segment that is begun instead says the same.
+            if !self.put_note(&mut s, mark) && !self.turn_over(&mut s, means) {
+                s.first = front.extent.turn;
+                s.sealed.push_front(front);
+                return Ok(false);
+            }
             (front, s.end())
         };
         self.commit(end)?;
@@ -792,7 +805,7 @@ impl Log {
         // A name that stays behind is removed by the next recovery: its turn does not count.
         let _ = self.place.disk.remove(&front.extent.path);
         self.disk_bytes.fetch_sub(size, Ordering::Relaxed);
-        Ok(())
+        Ok(true)
     }
 
     /// The store's number.

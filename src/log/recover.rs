@@ -17,7 +17,7 @@ use super::Place;
 use super::extent::random;
 use super::format::{
     Entry, HEADER_BYTES, Header, LOCK, MARK_WORDS, Mark, Note, Pos, SEAL_WORDS, STORE, UNFINISHED,
-    Unreadable, VERSION, What, entry_at, segment_name, serial_of,
+    Unreadable, VERSION, What, entry_at, next_entry, segment_name, serial_of,
 };
 use crate::clock::{Span, Tick};
 use crate::disk::{Disk, DiskFile, Memory};
@@ -45,6 +45,8 @@ pub(crate) struct Segment {
     said: Option<Mark>,
     /// It has no SEAL, and behind its end something is written.
     has_tail: bool,
+    /// The highest position vouched for behind the end.
+    heard: Pos,
 }
 
 impl Segment {
@@ -60,6 +62,7 @@ impl Segment {
             records: 0,
             said: None,
             has_tail: false,
+            heard: Pos::START,
             path,
         }
     }
@@ -110,6 +113,27 @@ impl Segment {
         self.has_tail = !self.sealed && behind.iter().any(|word| word.load(Ordering::Relaxed) != 0);
         self.end = at;
         self.turn = self.said.map_or(0, |said| said.turn);
+        if self.has_tail {
+            self.listen_behind();
+        }
+    }
+
+    /// Hears what vouches from behind the end. Such a record was written when all before its
+    /// position was durable: if it is there and that is not, that was damaged. A power cut leaves
+    /// no such picture.
+    fn listen_behind(&mut self) {
+        let words = self.memory.mapping.words();
+        let mut from = self.end;
+        while let Some((at, entry)) = next_entry(words, from, self.stamp) {
+            match entry {
+                Entry::Note(Note::Vouch(pos)) => self.heard = self.heard.max(pos),
+                Entry::Note(Note::Mark(mark)) => self.heard = self.heard.max(mark.vouched),
+                // What is behind a SEAL was given up before.
+                Entry::Note(Note::Seal) => return,
+                Entry::Keyed(_) | Entry::Nothing => {}
+            }
+            from = at + entry.words();
+        }
     }
 
     /// Does it have a place in the log?
@@ -499,6 +523,30 @@ pub(crate) fn in_parallel<T: Send>(items: &mut [T], work: impl Fn(&mut T) + Sync
     });
 }
 
+/// The turn the log begins with. A segment that says that earlier ones no longer count is
+/// believed if all from there up to itself is whole: what made them superfluous lies in between,
+/// and a power cut may have taken some of it.
+fn first_turn(begun: &[Segment]) -> Option<u32> {
+    if begun.is_empty() {
+        return Some(1);
+    }
+    // Of each segment: the first turn of the whole run that ends with it.
+    let mut run: Option<(u32, bool, u32)> = None;
+    let mut first = None;
+    for segment in begun {
+        let start = match run {
+            Some((turn, true, start)) if turn.checked_add(1) == Some(segment.turn) => start,
+            _ => segment.turn,
+        };
+        run = Some((segment.turn, segment.sealed, start));
+        let says = segment.said.map_or(0, |said| said.first);
+        if (start..=segment.turn).contains(&says) {
+            first = first.max(Some(says));
+        }
+    }
+    first
+}
+
 /// The segments in order, and where they end.
 pub(crate) struct Stream {
     pub(crate) segments: Vec<Segment>,
@@ -522,8 +570,9 @@ impl Stream {
         let (mut begun, mut others): (Vec<_>, Vec<_>) = found.into_iter().partition(|s| s.said.is_some());
         begun.sort_by_key(|s| s.turn);
         let said = || begun.iter().filter_map(|s| s.said);
-        let first = said().map(|m| m.first).max().unwrap_or(1);
-        let vouched = said().map(|m| m.vouched).max().unwrap_or(Pos::START);
+        let heard = begun.iter().chain(&others).map(|s| s.heard);
+        let vouched = said().map(|m| m.vouched).chain(heard).max();
+        let vouched = vouched.unwrap_or(Pos::START);
         let ceiling = said().map(|m| m.ceiling).max().unwrap_or(1);
         let time = said().map(|m| (m.now, m.offset)).max_by_key(|(now, _)| *now);
         let twice = begun.windows(2).find(|two| two[0].turn == two[1].turn);
@@ -531,6 +580,12 @@ impl Stream {
             let what = "two segments claim the same place in the log";
             damaged(&twice[1].path, 0, what)
         });
+        let first = first_turn(&begun);
+        if let (None, Some(earliest)) = (first, begun.first()) {
+            let what = "the segment before this one is missing";
+            damage.get_or_insert_with(|| damaged(&earliest.path, 0, what));
+        }
+        let first = first.unwrap_or(begun.first().map_or(1, |s| s.turn));
         let mut segments: Vec<Segment> = Vec::new();
         let mut ended = false;
         for segment in begun {
@@ -601,9 +656,7 @@ impl Stream {
         }
         for segment in self.segments.iter().filter(|s| s.turn >= self.vouched.turn()) {
             // A store to each page makes the system write it, even if it believes it has.
-            for word in segment.words().iter().step_by(4096 / WORD) {
-                word.fetch_add(0, Ordering::Relaxed);
-            }
+            segment.memory.mapping.touch();
             let failed = |op| place.failed(op, &segment.path);
             let file = place.disk.open(&segment.path).map_err(failed("open"))?;
             file.sync().map_err(failed("sync"))?;

@@ -17,7 +17,7 @@
 //! start from; and the knowledge that a lost record had overridden one that is left.
 
 use super::format::{Entry, HEADER_BYTES, Header, LOCK, Mark, Note, Pos, STORE, Unreadable, VERSION, What};
-use super::format::{entry_at, segment_name};
+use super::format::{next_entry, segment_name};
 use super::inspect::record_at;
 use super::recover::{self, Found, MAX_WORDS, Names, PIECE, Stream, damaged};
 use super::{Limits, Log, Means, Place, Unwritten};
@@ -26,7 +26,7 @@ use crate::disk::{Disk, Memory, MmapDisk};
 use crate::error::{Error, Result};
 use crate::key::KeyBuf;
 use crate::quota::Quota;
-use crate::segment::record::{Draft, Kind, TimeBase, is_first_word};
+use crate::segment::record::{Draft, Kind, TimeBase};
 use crate::segment::space::MAX_SEGMENT_BYTES;
 use crate::segment::table::HEADER_WORDS;
 use crate::segment::words::{Copied, WORD};
@@ -391,38 +391,25 @@ impl Source {
         let words = memory.mapping.words();
         let stamp = self.header.stamp();
         let mut at = HEADER_WORDS;
-        let mut lost = None;
-        while let Some(first) = words.get(at) {
-            let may_be = is_first_word(u64::from_le(first.load(Ordering::Relaxed)));
-            let entry = if may_be {
-                entry_at(words, at, stamp)
-            } else {
-                Entry::Nothing
-            };
-            if entry == Entry::Nothing {
-                lost.get_or_insert(at);
-                at += 1;
-                continue;
+        while let Some((found, entry)) = next_entry(words, at, stamp) {
+            if found > at {
+                self.damage.push(at..found);
             }
-            self.damage.extend(lost.take().map(|from| from..at));
             match entry {
-                Entry::Keyed(_) => self.records.push(at as u32),
+                Entry::Keyed(_) => self.records.push(found as u32),
                 Entry::Note(Note::Mark(mark)) => self.hear(&mark, said),
                 Entry::Note(Note::Vouch(pos)) => said.vouched = said.vouched.max(pos),
                 Entry::Note(Note::Seal) => self.sealed = true,
                 Entry::Nothing => {}
             }
-            at += entry.words();
+            at = found + entry.words();
             if self.sealed {
                 break;
             }
         }
-        self.end = lost.unwrap_or(at);
+        self.end = at;
         // Zeros behind the end are no damage.
-        let behind = words
-            .get(self.end..)
-            .filter(|_| lost.is_some())
-            .unwrap_or_default();
+        let behind = words.get(at..).filter(|_| !self.sealed).unwrap_or_default();
         if let Some(last) = behind.iter().rposition(|word| word.load(Ordering::Relaxed) != 0) {
             self.damage.push(self.end..self.end + last + 1);
         }

@@ -64,9 +64,16 @@ impl Mapping {
                 return;
             }
         }
-        // Before Linux 5.14 and elsewhere: touch one word a page.
+        // Before Linux 5.14 and elsewhere.
+        self.touch();
+    }
+
+    /// Stores into each page what is there. While nobody else writes.
+    pub(crate) fn touch(&self) {
         for word in self.words().iter().step_by(4096 / WORD) {
-            word.fetch_add(0, Ordering::Relaxed);
+            // Not `fetch_add(0)`: the compiler makes that a load, and then nothing.
+            let same = std::hint::black_box(word.load(Ordering::Relaxed));
+            word.store(same, Ordering::Relaxed);
         }
     }
 

@@ -305,7 +305,7 @@ impl Locked<'_> {
     }
 
     /// Room in the log for a claim's record and for the one that ends it.
-    fn promise(k: Keyed<'_>) -> u64 {
+    pub(crate) fn promise(k: Keyed<'_>) -> u64 {
         2 * bytes_for(k)
     }
 

@@ -353,8 +353,7 @@ fn damage_is_told_with_file_and_byte_as_recovery_tells_it() {
     let clock = ManualClock::new();
     let disk = SimDisk::new(1);
     filled(&disk, &clock, 60);
-    // In all segments but the last: what is damaged there cannot be told from a torn tail.
-    for i in [0, 1, 17, 30] {
+    for i in [0, 1, 17, 30, 58, 59] {
         let disk = disk.copy();
         let (path, at) = hit(&disk, outcome(i).as_bytes());
         let Err(Error::Corrupt {
