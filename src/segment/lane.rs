@@ -4,7 +4,7 @@
 //! Records are copied under the lane's lock: nothing is reserved that might stay unwritten, so
 //! there are no holes below a cursor. No lane lock is ever taken under a shard's lock.
 
-use super::record::{Draft, TimeBase};
+use super::record::{Draft, Fit, TimeBase};
 use super::table::{Address, HEADER_WORDS, SegmentTable};
 use super::words::{Mapping, WORD};
 use crate::clock::{Span, Tick};
@@ -65,10 +65,20 @@ impl Open {
     /// Appends the record if it fits, in space and in the range of the deadline.
     #[inline]
     pub(crate) fn put(&mut self, record: &Draft<'_>, table: &SegmentTable) -> Option<Address> {
+        let fit = record.fit(&self.time).filter(|fit| !fit.stretched)?;
+        self.put_as(record, &fit, table)
+    }
+
+    /// The same, with a deadline up to a second later if the segment is too old to say it exactly.
+    pub(crate) fn put_stretched(&mut self, record: &Draft<'_>, table: &SegmentTable) -> Option<Address> {
         let fit = record.fit(&self.time)?;
+        self.put_as(record, &fit, table)
+    }
+
+    fn put_as(&mut self, record: &Draft<'_>, fit: &Fit, table: &SegmentTable) -> Option<Address> {
         let end = self.cursor + fit.words;
         let to = self.mapping.words().get(self.cursor..end)?;
-        record.write(&self.time, &fit, to);
+        record.write(&self.time, fit, to);
         table.note_deadline(self.id, fit.deadline);
         self.latest = self.latest.max(fit.deadline);
         let at = Address::new(self.id, self.cursor);

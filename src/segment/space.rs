@@ -210,7 +210,7 @@ impl Segments {
     #[cold]
     pub(crate) fn append_somehow(&self, record: &Draft<'_>, bytes: &Quota) -> Result<Address, NoRoom> {
         let mut last = self.last_resort.lock();
-        if let Some(at) = last.as_mut().and_then(|open| open.put(record, &self.table)) {
+        if let Some(at) = last.as_mut().and_then(|open| open.put_stretched(record, &self.table)) {
             return Ok(at);
         }
         self.set_aside_again(bytes);
@@ -221,7 +221,7 @@ impl Segments {
         let mut open = self.open_counted(self.segment_bytes, time).ok_or(NoRoom)?;
         self.set_aside.store(false, Ordering::Relaxed);
         bytes.tighten();
-        let at = open.put(record, &self.table);
+        let at = open.put_stretched(record, &self.table);
         if let Some(full) = last.replace(open) {
             self.seal(full);
         }
