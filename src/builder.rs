@@ -3,6 +3,7 @@
 use crate::clock::{Clock, Span, SystemClock};
 use crate::disk::{Disk, MmapDisk};
 use crate::engine::{Engine, LogOptions, Settings};
+use crate::epoch;
 use crate::error::{Error, Result};
 use crate::options::Durability;
 use crate::segment::record::MAX_OUTCOME;
@@ -341,7 +342,7 @@ impl Builder {
             Some(shards) => shards,
             None => default_shards(self.max_keys, max_bytes),
         };
-        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let cores = epoch::cores();
         Ok(Settings {
             ttl,
             lease,

@@ -12,6 +12,7 @@ use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, Weak};
 use crossbeam_epoch::{Collector, Guard, LocalHandle};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::sync::OnceLock;
 
 /// A collector of the store's own, so that nobody else's pins can hold its memory.
 pub(crate) struct Pins {
@@ -75,6 +76,12 @@ impl Pins {
         });
         guard
     }
+}
+
+/// How many threads run at once here. Asking costs reading some files, so it is asked once.
+pub(crate) fn cores() -> usize {
+    static CORES: OnceLock<usize> = OnceLock::new();
+    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, |n| n.get()))
 }
 
 /// A small number that differs between threads, to spread them over lanes and counters.

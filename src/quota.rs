@@ -145,6 +145,18 @@ impl Quota {
     }
 }
 
+/// What a record may take of the room there is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Share {
+    /// What was promised to it.
+    Promised,
+    /// Anything that is not promised to others: records that nobody has promised and that should
+    /// not be refused.
+    Reserve,
+    /// What is left beyond that.
+    Rest,
+}
+
 /// Room in space that is prepared, and what of it has been promised. Whoever uses room without
 /// a promise leaves as much as is promised.
 pub(crate) struct Room {
@@ -188,17 +200,26 @@ impl Room {
 
     /// What must stay free: promised, or in reserve.
     pub(crate) fn promised(&self) -> u64 {
-        self.promised.load(Ordering::SeqCst) + self.reserve
+        self.must_stay(Share::Rest)
+    }
+
+    /// What must stay free after a record that takes this.
+    pub(crate) fn must_stay(&self, takes: Share) -> u64 {
+        match takes {
+            Share::Promised => 0,
+            Share::Reserve => self.promised.load(Ordering::SeqCst),
+            Share::Rest => self.promised.load(Ordering::SeqCst) + self.reserve,
+        }
     }
 
     pub(crate) fn free(&self) -> u64 {
         self.free.load(Ordering::SeqCst)
     }
 
-    /// Sets what is free, unless less would be left than is promised. One caller at a time.
-    pub(crate) fn use_down_to(&self, free: u64) -> bool {
+    /// Sets what is free, unless less would be left than must stay. One caller at a time.
+    pub(crate) fn use_down_to(&self, free: u64, takes: Share) -> bool {
         let before = self.free.swap(free, Ordering::SeqCst);
-        if free >= self.promised() {
+        if free >= self.must_stay(takes) {
             return true;
         }
         self.free.store(before, Ordering::SeqCst);
@@ -220,9 +241,10 @@ mod tests {
         let room = Room::new(10);
         room.set_free(100);
         assert!(room.promise(60) && !room.promise(31) && room.promise(30));
-        assert!(!room.use_down_to(99));
+        assert!(!room.use_down_to(99, Share::Rest));
+        assert!(room.use_down_to(99, Share::Reserve) && !room.use_down_to(89, Share::Reserve));
         room.settle(30);
-        assert!(room.use_down_to(70) && room.free() == 70);
+        assert!(room.use_down_to(70, Share::Rest) && room.free() == 70);
         room.owe(1_000);
         assert!(!room.promise(0), "owed beyond what is there");
         room.set_free(2_000);

@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::log::format::Pos;
 use crate::log::{Appended, Log, Means, Unwritten};
 use crate::options::Durability;
+use crate::quota::Share;
 use crate::segment::Draft;
 use crate::segment::record::Kind;
 use crate::shard::change::{Attached, Held, Wish};
@@ -110,13 +111,13 @@ impl Engine {
     }
 
     /// Appends a record; where there is no room, looks for some and tries again.
-    fn record(&self, log: &Log, draft: &Draft<'_>, covered: bool, now: Tick) -> Result<Appended> {
+    fn record(&self, log: &Log, draft: &Draft<'_>, takes: Share, now: Tick) -> Result<Appended> {
         log.check()?;
-        let first = log.append(draft, covered, self.means(now));
+        let first = log.append(draft, takes, self.means(now));
         let written = first.or_else(|unwritten| match unwritten {
             Unwritten::NoRoom => {
                 self.search_room(Refused::Room, now, &mut self.commons.pins.pin());
-                log.append(draft, covered, self.means(now))
+                log.append(draft, takes, self.means(now))
             }
             failed => Err(failed),
         });
@@ -214,7 +215,7 @@ impl Engine {
             [0, 0],
             None,
         );
-        match self.record(log, &draft, true, now) {
+        match self.record(log, &draft, Share::Promised, now) {
             Ok(appended) => Ok(Recording { ticket, appended }),
             Err(error) => {
                 self.shard(k).lock().abort_claim(&self.commons, k, &ticket, now);
@@ -326,7 +327,11 @@ impl Engine {
             body: outcome.bytes,
             ..Draft::completed(k.key, begun.fingerprint, begun.generation, now, ttl)
         };
-        match self.record(log, &draft, draft.is_covered(), now) {
+        let takes = match draft.is_covered() {
+            true => Share::Promised,
+            false => Share::Rest,
+        };
+        match self.record(log, &draft, takes, now) {
             Ok(appended) => Ok(Some(Ok(Completing { begun, appended }))),
             Err(error) => {
                 self.abort(k, begun.held, now);
@@ -437,12 +442,14 @@ impl Engine {
         durability: Durability,
         now: Tick,
     ) -> Result<Appended> {
-        let recorded = self.record(
-            log,
-            draft,
-            draft.kind != Kind::Claimed || draft.body.is_empty(),
-            now,
-        );
+        let takes = match draft.kind {
+            // A claim in new hands; others, with a checkpoint, can wait for room.
+            Kind::Claimed if draft.revision == 0 => Share::Reserve,
+            Kind::Claimed => Share::Rest,
+            // What ends a claim was promised to it.
+            _ => Share::Promised,
+        };
+        let recorded = self.record(log, draft, takes, now);
         let durable = recorded.and_then(|appended| {
             self.wait_durable(log, appended.end, durability, now)?;
             Ok(appended)
@@ -539,12 +546,13 @@ impl Engine {
         begun.revision += 1;
         begun.forget_at = now.after(lease).after(self.commons.ttl);
         let recorded =
-            log.check()
-                .and_then(|()| match log.append(&begun.claimed(k), true, self.means(now)) {
+            log.check().and_then(
+                |()| match log.append(&begun.claimed(k), Share::Rest, self.means(now)) {
                     Ok(appended) => Ok(Some(appended)),
                     Err(Unwritten::NoRoom) => Ok(None),
                     Err(Unwritten::Failed(error)) => Err(error),
-                });
+                },
+            );
         match recorded {
             Ok(appended) => {
                 let at = appended.as_ref().map(there);
@@ -628,10 +636,12 @@ impl Engine {
                 was,
             } => {
                 let draft = Draft::ended(Kind::Forgotten, k.key, generation, deadline);
-                let recorded = self.record(log, &draft, true, now).and_then(|appended| {
-                    self.wait_durable(log, appended.end, self.durability, now)?;
-                    Ok(appended)
-                });
+                let recorded = self
+                    .record(log, &draft, Share::Reserve, now)
+                    .and_then(|appended| {
+                        self.wait_durable(log, appended.end, self.durability, now)?;
+                        Ok(appended)
+                    });
                 let mut shard = self.shard(k).lock();
                 match recorded {
                     Ok(_appended) => {

@@ -137,9 +137,10 @@ impl Engine {
         };
         let c = &self.commons;
         let records: u64 = segments.iter().map(|s| s.records).sum();
+        let bytes: usize = segments.iter().map(|s| s.memory.size()).sum();
         let each = records / self.shards.len() as u64;
         let mut shards: Vec<&Shard> = self.shards.iter().collect();
-        in_parallel(&mut shards, |shard| {
+        in_parallel(bytes, &mut shards, |shard| {
             let mut shard = shard.lock();
             shard.start_generations(ceiling.max(1));
             if records > 0 {
@@ -156,12 +157,14 @@ impl Engine {
             let id = c.segments.issue(&segment.memory.mapping, &segment.time());
             ids.extend(id.map(|id| (segment, id, Holds::NOTHING)));
         }
-        in_parallel(&mut ids, |(segment, id, holds)| *holds = self.offer(segment, *id));
+        in_parallel(bytes, &mut ids, |(segment, id, holds)| {
+            *holds = self.offer(segment, *id)
+        });
         for (segment, id, holds) in &ids {
             log.adopt(segment, *id, *holds, &c.bytes);
         }
         let sum = Mutex::new(Recovered::default());
-        in_parallel(&mut shards, |shard| {
+        in_parallel(bytes, &mut shards, |shard| {
             let pin = c.pins.pin();
             let settled = shard.lock().settle_recovered(c, &self.hasher, now, &pin);
             let mut sum = sum.lock();

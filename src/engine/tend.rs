@@ -9,7 +9,7 @@ use crate::clock::{Span, Tick};
 use crate::epoch::is_nth_call;
 use crate::log::Log;
 use crate::log::format::Pos;
-use crate::quota::Quota;
+use crate::quota::{Quota, Share};
 use crate::segment::space::Doomed;
 use crate::shard::halves::Carried;
 use crate::shard::tend::Tended;
@@ -286,7 +286,7 @@ impl Engine {
                 carry.skipped = true;
                 return Some(words);
             }
-            Carried::Outcome => match log.append(&draft, false, means) {
+            Carried::Outcome => match log.append(&draft, Share::Rest, means) {
                 Ok(appended) => {
                     self.shard(k).lock().finish_carry(c, k, at, appended.at, &pin);
                 }
@@ -295,7 +295,7 @@ impl Engine {
                     return None;
                 }
             },
-            Carried::Claim(begun) => match log.append(&begun.claimed(k), false, means) {
+            Carried::Claim(begun) => match log.append(&begun.claimed(k), Share::Rest, means) {
                 Ok(appended) => {
                     self.shard(k)
                         .lock()

@@ -299,7 +299,9 @@ impl Entry {
 /// The same for what has been looked at before: lengths are checked, sums are not.
 pub(crate) fn known_entry_at(words: &[AtomicU64], at: usize) -> Entry {
     let rest = words.get(at..).unwrap_or_default();
-    let w0 = rest.first().map_or(0, |w| u64::from_le(w.load(Ordering::Relaxed)));
+    let w0 = rest
+        .first()
+        .map_or(0, |w| u64::from_le(w.load(Ordering::Relaxed)));
     match rest.get(..len_bits(w0)) {
         Some(own) if !own.is_empty() => match Note::read(own) {
             Some(note) => Entry::Note(note),

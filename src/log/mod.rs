@@ -24,7 +24,7 @@ pub(crate) mod salvage;
 use crate::clock::{Span, Tick};
 use crate::disk::Disk;
 use crate::error::{Error, Result};
-use crate::quota::{Quota, Room};
+use crate::quota::{Quota, Room, Share};
 use crate::segment::record::{COARSE_UNIT, Kind, TimeBase};
 use crate::segment::space::Doomed;
 use crate::segment::words::WORD;
@@ -307,12 +307,11 @@ impl Log {
         self.add_spare(&mut s, 0, means)
     }
 
-    /// Writes a record at the end of the stream. `covered` records may use room that was
-    /// promised.
+    /// Writes a record at the end of the stream.
     pub(crate) fn append(
         &self,
         draft: &Draft<'_>,
-        covered: bool,
+        takes: Share,
         means: Means<'_>,
     ) -> Result<Appended, Unwritten> {
         let mut s = self.lane.lock();
@@ -321,7 +320,7 @@ impl Log {
         }
         // A segment that fits, and room for what is promised: each takes a turn or two.
         for _ in 0..6 {
-            match self.put(&mut s, draft, covered, false, means.segments) {
+            match self.put(&mut s, draft, takes, false, means.segments) {
                 Put::Done(appended) => return Ok(appended),
                 Put::Promised => self.more_room(&mut s, 0, means)?,
                 Put::Full(words) => {
@@ -332,7 +331,8 @@ impl Log {
                         None => {
                             if let Err(unwritten) = self.more_room(&mut s, words, means) {
                                 // A second late is better than not at all.
-                                return match self.put(&mut s, draft, covered, covered, means.segments) {
+                                let stretch = takes != Share::Rest;
+                                return match self.put(&mut s, draft, takes, stretch, means.segments) {
                                     Put::Done(appended) => Ok(appended),
                                     _ => Err(unwritten),
                                 };
@@ -343,7 +343,7 @@ impl Log {
                     s.spares.swap(0, at);
                     let left = s.head.as_ref().map_or(0, Head::left);
                     let after = s.free().saturating_sub((left + words * WORD) as u64);
-                    if !covered && after < self.room.promised() {
+                    if after < self.room.must_stay(takes) {
                         self.more_room(&mut s, 0, means)?;
                     }
                     if !self.turn_over(&mut s, means) {
@@ -376,7 +376,7 @@ impl Log {
         &self,
         s: &mut Stream,
         draft: &Draft<'_>,
-        covered: bool,
+        takes: Share,
         stretch: bool,
         segments: &Segments,
     ) -> Put {
@@ -391,10 +391,7 @@ impl Log {
         };
         let word = head.cursor;
         head.cursor += fit.words;
-        let free = s.free();
-        if covered {
-            self.room.set_free(free);
-        } else if !self.room.use_down_to(free) {
+        if !self.room.use_down_to(s.free(), takes) {
             if let Some(head) = &mut s.head {
                 head.cursor = word;
             }
@@ -422,6 +419,8 @@ impl Log {
         let word = head.cursor;
         let limit = match note {
             Note::Seal => head.extent.end() + SEAL_WORDS,
+            // The last one may stand where the next open seals the segment.
+            Note::Vouch(_) if s.closed => head.extent.end() + SEAL_WORDS,
             _ => head.extent.end(),
         };
         if word + note.words() > limit {

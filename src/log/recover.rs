@@ -496,15 +496,17 @@ fn examine(file: &dyn DiskFile, path: &Path, store: u64, serial: u32, place: &Pl
 
 /// Reads every segment, by several threads where it pays.
 fn read_all(segments: &mut [Segment]) {
-    in_parallel(segments, |segment| segment.read());
+    let bytes = segments.iter().map(|s| s.memory.size()).sum();
+    in_parallel(bytes, segments, |segment| segment.read());
 }
 
-/// Does something to each item, by as many threads as there are cores if it is worth it.
-pub(crate) fn in_parallel<T: Send>(items: &mut [T], work: impl Fn(&mut T) + Sync) {
-    /// Fewer are done before a thread has started.
-    const WORTH: usize = 4;
-    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-    if items.len() < WORTH || cores == 1 {
+/// Does something to each item, by as many threads as there are cores if that many bytes are worth
+/// it.
+pub(crate) fn in_parallel<T: Send>(bytes: usize, items: &mut [T], work: impl Fn(&mut T) + Sync) {
+    /// Fewer are read before a thread has started.
+    const WORTH: usize = 256 << 10;
+    let cores = crate::epoch::cores();
+    if bytes < WORTH || cores == 1 {
         return items.iter_mut().for_each(work);
     }
     let left = crate::sync::Mutex::new(items.iter_mut());

@@ -25,7 +25,7 @@ use crate::clock::{Clock, Resumed, Span, SystemClock, Tick, resume_time, wall_ti
 use crate::disk::{Disk, Memory, MmapDisk};
 use crate::error::{Error, Result};
 use crate::key::KeyBuf;
-use crate::quota::Quota;
+use crate::quota::{Quota, Share};
 use crate::segment::record::{Draft, Kind, TimeBase};
 use crate::segment::space::MAX_SEGMENT_BYTES;
 use crate::segment::table::HEADER_WORDS;
@@ -641,7 +641,7 @@ impl Writer {
 
     fn append(&self, draft: &Draft<'_>) -> Result<()> {
         for _ in 0..2 {
-            match self.log.append(draft, true, self.means()) {
+            match self.log.append(draft, Share::Promised, self.means()) {
                 Ok(_) => return Ok(()),
                 Err(Unwritten::Failed(error)) => return Err(error),
                 // Why there is none is told to who asks for some.

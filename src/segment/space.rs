@@ -210,7 +210,10 @@ impl Segments {
     #[cold]
     pub(crate) fn append_somehow(&self, record: &Draft<'_>, bytes: &Quota) -> Result<Address, NoRoom> {
         let mut last = self.last_resort.lock();
-        if let Some(at) = last.as_mut().and_then(|open| open.put_stretched(record, &self.table)) {
+        if let Some(at) = last
+            .as_mut()
+            .and_then(|open| open.put_stretched(record, &self.table))
+        {
             return Ok(at);
         }
         self.set_aside_again(bytes);
