@@ -86,12 +86,12 @@ impl Engine {
             return batch
                 .for_each(|item| each(item.and_then(|(grip, outcome)| self.complete(grip, outcome))));
         };
-        let end = |item: Batched<'a>| match item {
-            Batched::Done => Ok(()),
-            Batched::Begun(grip, outcome, now, completing) => {
-                let done = self.finish_complete(log, grip.k, completing, outcome, now);
-                done.map(drop)
-            }
+        let end = |item: Batched<'a>| {
+            let Some((grip, outcome, now, completing)) = item else {
+                return Ok(());
+            };
+            let done = self.finish_complete(log, grip.k, completing, outcome, now);
+            done.map(drop)
         };
         let mut begun: Vec<Result<Batched<'a>>> = Vec::new();
         for item in batch {
@@ -105,15 +105,15 @@ impl Engine {
                         // Somebody changes that key just now, perhaps this very batch. Who holds
                         // keys busy must not wait for others: what was begun is finished first.
                         for item in &mut begun {
-                            let waiting = std::mem::replace(item, Ok(Batched::Done));
-                            *item = waiting.and_then(end).map(|()| Batched::Done);
+                            let waiting = std::mem::replace(item, Ok(None));
+                            *item = waiting.and_then(end).map(|()| None);
                         }
                         self.begin_complete(log, grip, command, outcome, now)?
                     }
                 };
                 match completing {
-                    Ok(completing) => Ok(Batched::Begun(grip, outcome, now, completing)),
-                    Err(Lost) => self.repeated(grip, outcome, now).map(|()| Batched::Done),
+                    Ok(completing) => Ok(Some((grip, outcome, now, completing))),
+                    Err(Lost) => self.repeated(grip, outcome, now).map(|()| None),
                 }
             });
             begun.push(item);
@@ -494,11 +494,8 @@ impl Engine {
     }
 }
 
-/// One of a batch of completions.
-enum Batched<'a> {
-    Done,
-    Begun(Grip<'a>, NewOutcome<'a>, Tick, Completing),
-}
+/// One of a batch of completions; `None` once it is done.
+type Batched<'a> = Option<(Grip<'a>, NewOutcome<'a>, Tick, Completing)>;
 
 /// What a passing claim comes to.
 enum Seen {
