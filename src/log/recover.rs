@@ -78,6 +78,7 @@ impl Segment {
     /// Reads the records up to the end.
     pub(super) fn read(&mut self) {
         let mut at = HEADER_WORDS;
+        let mut closing = 0;
         let words = self.memory.mapping.words();
         loop {
             let entry = entry_at(words, at, self.stamp);
@@ -98,6 +99,12 @@ impl Segment {
                     }
                 }
                 Entry::Note(Note::Vouch(pos)) => {
+                    if at + entry.words() + SEAL_WORDS > words.len() {
+                        // That of a clean close, in the room of the SEAL, which takes its place.
+                        self.heard = pos;
+                        closing = entry.words();
+                        break;
+                    }
                     if let Some(said) = &mut self.said {
                         said.vouched = said.vouched.max(pos);
                     }
@@ -109,7 +116,7 @@ impl Segment {
             }
             at += entry.words();
         }
-        let behind = words.get(at..).unwrap_or_default();
+        let behind = words.get(at + closing..).unwrap_or_default();
         self.has_tail = !self.sealed && behind.iter().any(|word| word.load(Ordering::Relaxed) != 0);
         self.end = at;
         self.turn = self.said.map_or(0, |said| said.turn);
@@ -641,13 +648,21 @@ impl Stream {
         }
     }
 
-    /// Makes the end final.
+    /// Makes the end final. What lies behind it goes first, what no longer counts last: when all
+    /// that makes it superfluous is durable.
     fn repair(&self, place: &Place) -> Result<()> {
-        for other in &self.others {
-            let removed = place.disk.remove(&other.path);
-            removed.map_err(place.failed("remove", &other.path))?;
-        }
-        if !self.others.is_empty() {
+        let (behind, before): (Vec<_>, Vec<_>) = self
+            .others
+            .iter()
+            .partition(|other| other.turn >= self.first || !other.is_begun());
+        let remove = |others: &[&Segment]| {
+            others.iter().try_for_each(|other| {
+                let removed = place.disk.remove(&other.path);
+                removed.map_err(place.failed("remove", &other.path))
+            })
+        };
+        remove(&behind)?;
+        if !behind.is_empty() {
             place.sync_dir()?;
         }
         if self.unsealed
@@ -663,7 +678,7 @@ impl Stream {
             let file = place.disk.open(&segment.path).map_err(failed("open"))?;
             file.sync().map_err(failed("sync"))?;
         }
-        Ok(())
+        remove(&before)
     }
 }
 

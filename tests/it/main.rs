@@ -1,6 +1,9 @@
 //! The tests of the whole library, through its public face.
 
 mod contract;
+mod cuts;
+mod damage;
+mod faults;
 mod house;
 mod input;
 mod inspect;
