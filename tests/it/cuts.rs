@@ -511,7 +511,7 @@ macro_rules! trace {
 impl Case {
     fn new(seed: u64, setup: Setup) -> Case {
         Case {
-            small: seed % 3 == 0,
+            small: seed.is_multiple_of(3),
             rng: Rng(seed),
             clock: ManualClock::new(),
             setup,
