@@ -94,6 +94,10 @@ impl<T> Pending<T> {
             Eventual::Now(result) => return result.unwrap_or(Err(Error::Closed)),
             Eventual::Later(slot, engine) => (slot, engine),
         };
+        // What was weaker than `Sync`, or recorded nothing, is there at once and costs no sync.
+        if let Some(result) = slot.inner.lock().result.take() {
+            return result;
+        }
         // What fails here fails the call too, and is told by it.
         let _ = engine.drive();
         let mut place = slot.inner.lock();
@@ -121,10 +125,11 @@ impl<T> Future for Pending<T> {
                 let new = Some(cx.waker().clone());
                 let old = std::mem::replace(&mut slot.inner.lock().waker, new);
                 drop(old);
-                if !engine.has_helper {
+                let ready = slot.inner.lock().result.take();
+                if ready.is_none() && !engine.has_helper {
                     let _ = engine.drive();
                 }
-                slot.inner.lock().result.take()
+                ready.or_else(|| slot.inner.lock().result.take())
             }
         };
         match result {

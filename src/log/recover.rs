@@ -629,7 +629,10 @@ impl Stream {
         }
         let unsealed = segments.last().is_some_and(|s| !s.sealed);
         let has_tail = segments.last().is_some_and(|s| s.has_tail);
-        let lost = others.iter().any(|s| s.turn >= first && !s.is_blank());
+        // Without its MARK nobody knows a segment's turn; but it had one if anything follows.
+        let lost = others
+            .iter()
+            .any(|s| (s.said.is_none() || s.turn >= first) && !s.is_blank());
         let torn = segments.last().filter(|_| has_tail || lost).map(|s| TornTail {
             segment: s.path.clone(),
             offset: (s.end * WORD) as u64,
