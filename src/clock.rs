@@ -326,9 +326,7 @@ pub(crate) fn resume_time(last: Option<(Tick, i64)>, wall: Tick, max_jump: Span)
             disbelieved: None,
         };
     };
-    let adjusted = Tick(wall.0.saturating_add_signed(offset.min(0)));
-    // Behind what it was even so, the clock has been put right: there is nothing to take off.
-    let expected = if adjusted < last { wall } else { adjusted };
+    let expected = Tick(wall.0.saturating_add_signed(offset.min(0)));
     let furthest = Tick(last.0.saturating_add(max_jump.0));
     let now = expected.clamp(last, furthest);
     let ahead = wall.0.saturating_sub(now.0).min(i64::MAX as u64) as i64;
@@ -429,6 +427,9 @@ mod tests {
         let later = at((ahead.now, ahead.offset), 1_864_060_000);
         assert_eq!((later.now, later.offset), (Tick(1_086_460_000), -777_600_000));
         assert_eq!(later.disbelieved, None);
+        // A small step back does not let it be believed.
+        let step = at((later.now, later.offset), 1_864_059_999);
+        assert_eq!((step.now, step.offset), (later.now, -777_599_999));
         // The clock is put right: time waits for it.
         let right = at((later.now, later.offset), 1_000_200_000);
         assert_eq!((right.now, right.offset), (later.now, 0));

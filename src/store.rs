@@ -65,6 +65,11 @@ impl Drop for Inner {
         {
             let _ = helper.join();
         }
+        self.engine.go_without_helper();
+        // Guards may live on; what was submitted is finished now.
+        if self.engine.is_ours() && !self.engine.is_closed() {
+            let _ = self.engine.drive();
+        }
     }
 }
 
@@ -131,6 +136,9 @@ impl Store {
                 thread.spawn(move || run_helper(weak)).ok()
             })
             .flatten();
+        if helper.is_none() {
+            engine.go_without_helper();
+        }
         let weak = Arc::downgrade(&engine);
         let on_jump: Arc<dyn Fn() + Send + Sync> = Arc::new(move || {
             if let Some(engine) = weak.upgrade() {
@@ -309,7 +317,14 @@ impl Store {
         out.reserve(items.len());
         let mut begun = Vec::with_capacity(items.len());
         for batch in items.chunks(BATCH) {
-            let now = engine.enter()?;
+            // Closed in the middle, what was begun is still finished.
+            let now = match engine.enter() {
+                Ok(now) => now,
+                Err(error) => {
+                    begun.extend(batch.iter().map(|_| Err(error.clone())));
+                    continue;
+                }
+            };
             let mut pin = engine.pin();
             for (k, (_, fingerprint)) in self.in_batch(batch, |(key, _)| *key, &pin).zip(batch) {
                 let wish = self.wish(*fingerprint);

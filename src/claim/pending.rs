@@ -126,7 +126,7 @@ impl<T> Future for Pending<T> {
                 let old = std::mem::replace(&mut slot.inner.lock().waker, new);
                 drop(old);
                 let ready = slot.inner.lock().result.take();
-                if ready.is_none() && !engine.has_helper {
+                if ready.is_none() && !engine.has_helper() {
                     let _ = engine.drive();
                 }
                 ready.or_else(|| slot.inner.lock().result.take())

@@ -146,7 +146,7 @@ impl Engine {
 
     /// A sealed segment is durable soon: by the helper, without one at once.
     fn sync_sealed(&self, log: &Log) -> Result<()> {
-        if !self.has_helper
+        if !self.has_helper()
             && let Some(end) = log.sealed_end()
         {
             return self.commit(log, end.min(log.end()));
@@ -189,10 +189,10 @@ impl Engine {
     fn submit(&self, pos: Pos, job: Job) {
         self.jobs.waiting.lock().push((pos, job));
         self.commons.alarm.ring();
-        if self.is_closed()
-            && let Some(log) = &self.log
+        if let Some(log) = &self.log
+            && (self.is_closed() || log.check().is_err())
         {
-            // Whoever closed has run what was there by then.
+            // Whoever closed it, or saw it fail, has run what was there by then.
             self.run_jobs(log, &log.commit(pos));
         }
     }
@@ -498,29 +498,26 @@ impl Engine {
             Ok(begun) => begun,
             Err(Lost) => return Ok(Err(Lost)),
         };
-        let old = begun.checkpoint.as_ref().map_or(0, |note| note.len());
-        let admit = |len| self.shard(k).lock().admit_note(&self.commons, held, len);
-        let mut admitted = admit(note.len());
-        if admitted.is_err() {
-            self.search_room(Refused::Bytes, now, &mut self.commons.pins.pin());
-            admitted = admit(note.len());
-        }
-        if admitted.is_err() {
+        let admit = || self.shard(k).lock().admit_note(&self.commons, held, note.len());
+        let admitted = admit().or_else(|refused| {
+            self.search_room(refused, now, &mut self.commons.pins.pin());
+            admit()
+        });
+        let Ok(taken) = admitted else {
             self.abort(k, held, now);
             return Err(self.at_capacity(now));
-        }
+        };
         begun.checkpoint = Some(note.into());
         begun.revision += 1;
         let draft = begun.claimed(k);
-        let recorded = self.record_change(log, k, &begun, &draft, self.claim_durability, now);
-        let mut shard = self.shard(k).lock();
-        match recorded {
+        match self.record_change(log, k, &begun, &draft, self.claim_durability, now) {
             Ok(appended) => {
+                let mut shard = self.shard(k).lock();
                 shard.finish_note(&self.commons, &begun, there(&appended), now);
                 Ok(Ok(()))
             }
             Err(error) => {
-                let _less = shard.admit_note(&self.commons, held, old);
+                self.shard(k).lock().unadmit_note(&self.commons, taken);
                 Err(error)
             }
         }

@@ -77,7 +77,8 @@ pub(crate) struct Engine {
     jobs: logged::Jobs,
     pub(crate) durability: Durability,
     pub(crate) claim_durability: Durability,
-    pub(crate) has_helper: bool,
+    /// The helper thread runs.
+    helped: AtomicBool,
     recovery: RecoveryReport,
     housekeeping: Mutex<tend::Housekeeping>,
     /// When a refused claim may look for expired keys again.
@@ -170,7 +171,7 @@ impl Engine {
             jobs: logged::Jobs::default(),
             durability,
             claim_durability,
-            has_helper: helper_thread,
+            helped: AtomicBool::new(helper_thread),
             recovery: RecoveryReport::default(),
             housekeeping: Mutex::new(tend::Housekeeping::default()),
             next_search: AtomicU64::new(0),
@@ -210,6 +211,16 @@ impl Engine {
     /// The store's time, for answers that only tell it.
     pub(crate) fn now(&self) -> Tick {
         self.timeline.now()
+    }
+
+    /// Does a helper thread do the housekeeping?
+    pub(crate) fn has_helper(&self) -> bool {
+        self.helped.load(Ordering::Relaxed)
+    }
+
+    /// There is no helper, or no more: whoever waits does what it would have done.
+    pub(crate) fn go_without_helper(&self) {
+        self.helped.store(false, Ordering::Relaxed);
     }
 
     /// The last handle is gone: the helper ends.
@@ -476,7 +487,7 @@ impl Engine {
     /// Intervals are kept by the helper thread.
     pub(crate) fn allowed(&self, durability: Durability) -> Result<Durability> {
         match durability {
-            Durability::Interval(_) if !self.has_helper => Err(Error::InvalidInput {
+            Durability::Interval(_) if !self.has_helper() => Err(Error::InvalidInput {
                 what: "durability",
                 why: "an interval needs the helper thread; switch it on, or use Process and Store::sync",
             }),
@@ -562,7 +573,7 @@ impl Drop for Engine {
     fn drop(&mut self) {
         let Some(log) = &self.log else { return };
         if self.is_ours() {
-            let _ = log.close();
+            let _ = log.close(self.timeline.now());
         } else {
             log.abandon();
         }

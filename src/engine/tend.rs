@@ -118,7 +118,7 @@ impl Engine {
     #[inline]
     fn is_log_due(&self, now: Tick) -> bool {
         match &self.log {
-            Some(log) if !self.has_helper => is_nth_call(LOG_CALLS) && log.next_due() <= now,
+            Some(log) if !self.has_helper() => is_nth_call(LOG_CALLS) && log.next_due() <= now,
             _ => false,
         }
     }
@@ -297,9 +297,10 @@ impl Engine {
             },
             Carried::Claim(begun) => match log.append(&begun.claimed(k), Share::Rest, means) {
                 Ok(appended) => {
+                    let there = super::logged::there(&appended);
                     self.shard(k)
                         .lock()
-                        .finish_carry_claim(c, &begun, super::logged::there(&appended), now);
+                        .finish_carry_claim(c, k, (&begun, there), now, &pin);
                 }
                 Err(_) => {
                     self.shard(k).lock().abort(c, k, begun.held, now, &pin);
@@ -320,6 +321,7 @@ impl Engine {
         }
         let mut busy = false;
         if self.has_jobs() || log.next_sync() <= now {
+            log.take_sync_by();
             busy |= self.commit_all(log).is_ok();
         }
         if let Some(end) = log.sealed_end() {

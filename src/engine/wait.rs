@@ -79,7 +79,7 @@ impl Engine {
         self.closed.store(true, crate::sync::Ordering::SeqCst);
         let closed = match &self.log {
             Some(log) => {
-                let done = log.close();
+                let done = log.close(self.timeline.now());
                 self.run_jobs(log, &done);
                 done
             }

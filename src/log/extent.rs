@@ -72,7 +72,7 @@ impl Spare {
 
     /// Words for records.
     pub(super) fn room(&self) -> usize {
-        let taken = super::HEADER_BYTES / WORD + super::MARK_WORDS + SEAL_WORDS;
+        let taken = super::HEADER_BYTES / WORD + 2 * super::MARK_WORDS + SEAL_WORDS;
         self.memory.mapping.words().len().saturating_sub(taken)
     }
 
@@ -133,7 +133,17 @@ impl Extent {
 
     /// The word behind the last one a record may take.
     pub(super) fn end(&self) -> usize {
-        self.mapping.words().len() - SEAL_WORDS
+        self.end_of_marks() - super::MARK_WORDS
+    }
+
+    /// The same for the MARK by which the oldest segment is let go: where there is no room for
+    /// more, that is how some is made.
+    pub(super) fn end_of_marks(&self) -> usize {
+        self.size() - SEAL_WORDS
+    }
+
+    pub(super) fn size(&self) -> usize {
+        self.mapping.words().len()
     }
 
     pub(super) fn sync(&self) -> io::Result<()> {

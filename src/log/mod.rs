@@ -27,6 +27,7 @@ use crate::error::{Error, Result};
 use crate::quota::{Quota, Room, Share};
 use crate::segment::record::{COARSE_UNIT, Kind, TimeBase};
 use crate::segment::space::Doomed;
+use crate::segment::table::WORD_BITS;
 use crate::segment::words::WORD;
 use crate::segment::{Address, Draft, Segments};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
@@ -84,6 +85,9 @@ const FIRST_BYTES: usize = 256 << 10;
 /// Room kept for records nobody has promised and that must not be refused: of forgetting, of
 /// taking over.
 const RESERVE: usize = 16 << 10;
+/// How far what the log says of the time may be behind it while records are written: a restart
+/// believes the clock only so far.
+const NOTE_TIME: Span = Span::from_millis(3_600_000);
 /// Synced bytes that may stay without a vouch while others are being written. Damage in what
 /// nothing vouches for cannot be told from a torn tail.
 const VOUCH_EVERY: u64 = 4 << 10;
@@ -153,6 +157,8 @@ struct Stream {
     /// The first turn that counts.
     first: u32,
     vouched: Pos,
+    /// The latest time a MARK has said.
+    noted: Tick,
     closed: bool,
 }
 
@@ -170,8 +176,7 @@ impl Stream {
             bytes.saturating_sub(bytes / 64 + 48)
         };
         let head = self.head.as_ref();
-        head.map_or(0, |h| usable(h.extent.end().saturating_sub(h.cursor)))
-            + self.spares.iter().map(|s| usable(s.room())).sum::<u64>()
+        head.map_or(0, |h| usable(h.left())) + self.spares.iter().map(|s| usable(s.room())).sum::<u64>()
     }
 }
 
@@ -197,6 +202,8 @@ pub(crate) struct Log {
     /// When the helper shall sync at the latest.
     sync_by: AtomicU64,
     lock: Mutex<Option<Box<dyn Send + Sync>>>,
+    /// No file is made any more.
+    closing: AtomicBool,
     /// The helper knows that room is wanted.
     told: AtomicBool,
     /// Files that could not be prepared, and records written again from leftovers.
@@ -216,6 +223,12 @@ pub(crate) struct Appended {
 impl Drop for Appended {
     fn drop(&mut self) {
         self.extent.unpend();
+    }
+}
+
+fn at_capacity() -> Error {
+    Error::AtCapacity {
+        retry_after: std::time::Duration::from_secs(1),
     }
 }
 
@@ -255,6 +268,7 @@ impl Log {
                 next_turn,
                 first,
                 vouched: end,
+                noted: Tick(0),
                 closed: false,
             }),
             next_bytes: AtomicU64::new(FIRST_BYTES.min(limits.segment_bytes) as u64),
@@ -268,6 +282,7 @@ impl Log {
             disk_bytes: AtomicU64::new(0),
             sync_by: AtomicU64::new(u64::MAX),
             lock: Mutex::new(Some(lock)),
+            closing: AtomicBool::new(false),
             told: AtomicBool::new(false),
             prepare_failures: AtomicU64::new(0),
             carried: AtomicU64::new(0),
@@ -291,20 +306,23 @@ impl Log {
     /// generations below `ceiling` may be given out.
     pub(crate) fn begin(&self, ceiling: u64, means: Means<'_>) -> Result<()> {
         let mut s = self.lane.lock();
-        self.add_spare(&mut s, 0, means)?;
+        // Whatever the limits say: a store that is over them can still be opened.
+        let spare = self.make_spare(0, true, means)?;
+        self.take_spare(&mut s, spare);
         self.announced.store(ceiling, Ordering::Relaxed);
         if !self.turn_over(&mut s, means) {
-            return Err(Error::AtCapacity {
-                retry_after: std::time::Duration::from_secs(1),
-            });
+            return Err(at_capacity());
         }
         let end = s.end();
         drop(s);
         self.commit(end)?;
         self.ceiling.store(ceiling, Ordering::Release);
-        let mut s = self.lane.lock();
-        // Without a spare new keys would be refused at once: that is better said now.
-        self.add_spare(&mut s, 0, means)
+        // Where there is no room for a second one new keys are refused, for now.
+        match self.add_spare(&mut self.lane.lock(), 0, means) {
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::StorageFull => Ok(()),
+            Err(Error::AtCapacity { .. }) => Ok(()),
+            made => made,
+        }
     }
 
     /// Writes a record at the end of the stream.
@@ -317,6 +335,11 @@ impl Log {
         let mut s = self.lane.lock();
         if s.closed {
             return Err(Unwritten::Failed(Error::Closed));
+        }
+        if s.noted.after(NOTE_TIME) < means.now {
+            let turn = s.end().turn();
+            let mark = self.mark(&s, turn, means.now);
+            self.put_note(&mut s, mark);
         }
         // A segment that fits, and room for what is promised: each takes a turn or two.
         for _ in 0..6 {
@@ -342,7 +365,7 @@ impl Log {
                     };
                     s.spares.swap(0, at);
                     let left = s.head.as_ref().map_or(0, Head::left);
-                    let after = s.free().saturating_sub((left + words * WORD) as u64);
+                    let after = s.free().saturating_sub(((left + words) * WORD) as u64);
                     if after < self.room.must_stay(takes) {
                         self.more_room(&mut s, 0, means)?;
                     }
@@ -380,13 +403,13 @@ impl Log {
         stretch: bool,
         segments: &Segments,
     ) -> Put {
-        let need = |words: usize| HEADER_BYTES / WORD + MARK_WORDS + words + SEAL_WORDS;
+        let need = |words: usize| HEADER_BYTES / WORD + 2 * MARK_WORDS + words + SEAL_WORDS;
         let Some(head) = &mut s.head else {
             return Put::Full(need(draft.words(self.ttl)));
         };
         let extent = head.extent.clone();
         let fit = match draft.fit(&extent.time) {
-            Some(fit) if head.cursor + fit.words <= extent.end() && (stretch || !fit.stretched) => fit,
+            Some(fit) if fit.words <= head.left() && (stretch || !fit.stretched) => fit,
             _ => return Put::Full(need(draft.words(self.ttl))),
         };
         let word = head.cursor;
@@ -415,16 +438,18 @@ impl Log {
 
     /// Writes a record without a key, if it fits.
     fn put_note(&self, s: &mut Stream, note: Note) -> bool {
+        self.put_note_up_to(s, note, Extent::end)
+    }
+
+    /// The same, up to there.
+    fn put_note_up_to(&self, s: &mut Stream, note: Note, end: fn(&Extent) -> usize) -> bool {
         let Some(head) = &mut s.head else { return false };
         let word = head.cursor;
-        let limit = match note {
-            Note::Seal => head.extent.end() + SEAL_WORDS,
-            // The last one may stand where the next open seals the segment.
-            Note::Vouch(_) if s.closed => head.extent.end() + SEAL_WORDS,
-            _ => head.extent.end(),
-        };
-        if word + note.words() > limit {
+        if word + note.words() > end(&head.extent) {
             return false;
+        }
+        if let Note::Mark(mark) = note {
+            s.noted = s.noted.max(mark.now);
         }
         note.write(&head.extent.mapping.words()[word..], head.extent.stamp, word);
         head.cursor += note.words();
@@ -453,7 +478,7 @@ impl Log {
             s.spares.push_front(spare);
             return false;
         };
-        self.put_note(s, Note::Seal);
+        self.put_note_up_to(s, Note::Seal, Extent::size);
         if let Some(head) = s.head.take() {
             s.unsynced.push(head.extent.clone());
             s.sealed.push_back(Sealed {
@@ -479,7 +504,7 @@ impl Log {
     }
 
     fn add_spare(&self, s: &mut Stream, words: usize, means: Means<'_>) -> Result<()> {
-        let spare = self.make_spare(words, means)?;
+        let spare = self.make_spare(words, false, means)?;
         self.take_spare(s, spare);
         Ok(())
     }
@@ -492,16 +517,20 @@ impl Log {
         self.room.set_free(s.free());
     }
 
-    /// Makes a file in which a segment of that many words fits.
-    fn make_spare(&self, words: usize, means: Means<'_>) -> Result<Spare> {
-        let at_capacity = || Error::AtCapacity {
-            retry_after: std::time::Duration::from_secs(1),
-        };
+    /// Makes a file in which a segment of that many words fits, beyond the limits if it must be.
+    fn make_spare(&self, words: usize, forced: bool, means: Means<'_>) -> Result<Spare> {
         let next = self.next_bytes.load(Ordering::Relaxed) as usize;
         let size = next.max((words * WORD).next_multiple_of(4096));
         let mut serial = self.serials.lock();
-        let disk = self.disk_bytes.load(Ordering::Relaxed) + size as u64;
-        if disk > self.limits.max_disk_bytes || !means.bytes.take_direct(size as u64) {
+        if self.closing.load(Ordering::SeqCst) {
+            return Err(Error::Closed);
+        }
+        let before = self.disk_bytes.fetch_add(size as u64, Ordering::Relaxed);
+        let fits = before + size as u64 <= self.limits.max_disk_bytes;
+        if forced {
+            means.bytes.force_direct(size as u64);
+        } else if !fits || !means.bytes.take_direct(size as u64) {
+            self.disk_bytes.fetch_sub(size as u64, Ordering::Relaxed);
             return Err(at_capacity());
         }
         // Bases are whole coarse units, so that a coarse deadline stays what it is when it is
@@ -510,9 +539,8 @@ impl Log {
         let made = Spare::make(&self.place, self.store, *serial, base, self.ttl, size);
         if made.is_err() {
             means.bytes.give_direct(size as u64);
+            self.disk_bytes.fetch_sub(size as u64, Ordering::Relaxed);
             self.prepare_failures.fetch_add(1, Ordering::Relaxed);
-        } else {
-            self.disk_bytes.store(disk, Ordering::Relaxed);
         }
         *serial += 1;
         made
@@ -541,7 +569,7 @@ impl Log {
         if !wanted || self.committer.failure().is_some() {
             return false;
         }
-        let Ok(spare) = self.make_spare(0, means) else {
+        let Ok(spare) = self.make_spare(0, false, means) else {
             return false;
         };
         self.take_spare(&mut self.lane.lock(), spare);
@@ -560,7 +588,7 @@ impl Log {
         if self.lane.lock().closed {
             return false;
         }
-        let Ok(spare) = self.make_spare(0, means) else {
+        let Ok(spare) = self.make_spare(0, false, means) else {
             return false;
         };
         self.take_spare(&mut self.lane.lock(), spare);
@@ -598,9 +626,10 @@ impl Log {
             let s = self.lane.lock();
             let head = s.head.as_ref().map(|h| &h.extent);
             let all: Vec<_> = s.unsynced.iter().chain(head).cloned().collect();
+            // Under the lock: a wish that is noted later may be for a later record.
+            self.sync_by.store(u64::MAX, Ordering::Relaxed);
             (s.end(), all)
         };
-        self.sync_by.store(u64::MAX, Ordering::Relaxed);
         if !cfg!(onceonly_sabotage = "skip_sync") {
             for extent in &extents {
                 let first = extent.sync();
@@ -687,9 +716,7 @@ impl Log {
             let mark = self.mark(&s, turn, means.now);
             // If there is no room for it, the MARK of the next segment says it.
             if !self.put_note(&mut s, mark) && !self.turn_over(&mut s, means) {
-                return Err(Error::AtCapacity {
-                    retry_after: std::time::Duration::from_millis(10),
-                });
+                return Err(at_capacity());
             }
             s.end()
         };
@@ -701,6 +728,11 @@ impl Log {
     /// The helper shall sync by then.
     pub(crate) fn sync_by(&self, tick: Tick) {
         self.sync_by.fetch_min(tick.0, Ordering::Relaxed);
+    }
+
+    /// Takes the wish, to be fulfilled after: whoever wishes from now on is not forgotten.
+    pub(crate) fn take_sync_by(&self) {
+        self.sync_by.store(u64::MAX, Ordering::Relaxed);
     }
 
     pub(crate) fn next_sync(&self) -> Tick {
@@ -780,23 +812,21 @@ impl Log {
             if s.closed {
                 return Err(Error::Closed);
             }
-            let fits = s.head.as_ref().is_some_and(|h| h.left() >= MARK_WORDS * WORD);
-            if !fits && s.spares.is_empty() {
-                return Ok(false);
-            }
             let Some(front) = s.sealed.pop_front() else {
                 return Ok(true);
             };
             s.first = front.extent.turn + 1;
-            s.unsynced.retain(|e| e.turn != front.extent.turn);
             let turn = s.end().turn();
             let mark = self.mark(&s, turn, means.now);
-            // Where it does not fit, the segment that is begun instead says the same.
-            if !self.put_note(&mut s, mark) && !self.turn_over(&mut s, means) {
+            // Room is kept for it; where that is used up, the segment that is begun instead says
+            // the same.
+            let said = self.put_note_up_to(&mut s, mark, Extent::end_of_marks);
+            if !said && !self.turn_over(&mut s, means) {
                 s.first = front.extent.turn;
                 s.sealed.push_front(front);
                 return Ok(false);
             }
+            s.unsynced.retain(|e| e.turn != front.extent.turn);
             (front, s.end())
         };
         self.commit(end)?;
@@ -830,20 +860,27 @@ impl Log {
 
     /// Ends the log: everything is durable and vouched for, nothing is written any more, and
     /// another may open the directory.
-    pub(crate) fn close(&self) -> Result<()> {
+    pub(crate) fn close(&self, now: Tick) -> Result<()> {
         let end = {
             let mut s = self.lane.lock();
             if std::mem::replace(&mut s.closed, true) {
                 return Ok(());
             }
+            // The next open goes on from here, however long this one has lasted.
+            let turn = s.end().turn();
+            let mark = self.mark(&s, turn, now);
+            self.put_note_up_to(&mut s, mark, Extent::end_of_marks);
             s.end()
         };
-        // Whoever makes a file finishes first.
+        // Whoever makes a file finishes first, and nobody begins.
+        self.closing.store(true, Ordering::SeqCst);
         drop(self.serials.lock());
         let closed = self.commit(end).and_then(|()| {
             let end = {
                 let mut s = self.lane.lock();
-                self.vouch(&mut s, end);
+                s.vouched = end;
+                // It may stand where the next open seals the segment.
+                self.put_note_up_to(&mut s, Note::Vouch(end), Extent::size);
                 s.end()
             };
             self.commit(end)
@@ -859,9 +896,13 @@ impl Log {
 }
 
 impl Head {
-    /// Bytes left.
+    /// Words left for records. Behind the one record that made a segment large there are none:
+    /// no address leads there.
     fn left(&self) -> usize {
-        self.extent.end().saturating_sub(self.cursor) * WORD
+        match self.cursor < 1 << WORD_BITS {
+            true => self.extent.end().saturating_sub(self.cursor),
+            false => 0,
+        }
     }
 }
 

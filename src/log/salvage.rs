@@ -635,7 +635,7 @@ impl Writer {
             // Now and then, so that few files wait to be synced.
             self.log.commit(self.log.end())?;
         }
-        self.log.close()?;
+        self.log.close(self.now)?;
         recover::make_store(&self.log.place, self.log.store(), self.now)
     }
 

@@ -62,6 +62,10 @@ impl Begun {
     }
 }
 
+/// Bytes of the budget taken for a checkpoint that is being recorded.
+#[derive(Clone, Copy)]
+pub(crate) struct NoteBytes(u64);
+
 /// Where a claim is recorded, and until when its record counts.
 #[derive(Clone, Copy)]
 pub(crate) struct Recorded {
@@ -222,18 +226,34 @@ impl Locked<'_> {
         self.settle();
     }
 
-    /// Takes what a checkpoint needs of the budget; the claim is busy.
-    pub(crate) fn admit_note(&mut self, c: &Commons, held: Held, len: usize) -> Result<(), Refused> {
+    /// Takes what a longer checkpoint needs of the budget; the claim is busy.
+    pub(crate) fn admit_note(&mut self, c: &Commons, held: Held, len: usize) -> Result<NoteBytes, Refused> {
         let inner = &mut *self.inner;
-        match inner.bytes_for_note(c, held, len as u64) {
-            true => Ok(()),
-            false => Err(Refused::Bytes),
+        let lease = inner.slab.get(held.lease);
+        let old = lease
+            .and_then(|lease| lease.checkpoint.as_ref())
+            .map_or(0, |note| note.len());
+        let more = len.saturating_sub(old) as u64;
+        if more > 0 && !(c.segments.has_reserve(&c.bytes) && c.bytes.take(more, &mut inner.bytes)) {
+            return Err(Refused::Bytes);
         }
+        Ok(NoteBytes(more))
+    }
+
+    /// Nothing came of the checkpoint.
+    pub(crate) fn unadmit_note(&mut self, c: &Commons, taken: NoteBytes) {
+        c.bytes.give(taken.0, &mut self.inner.bytes);
     }
 
     /// The second half of `checkpoint`.
     pub(crate) fn finish_note(&mut self, c: &Commons, begun: &Begun, there: Recorded, now: Tick) {
-        if let Some(lease) = self.slab.get_mut(begun.held.lease) {
+        let inner = &mut *self.inner;
+        if let Some(lease) = inner.slab.get_mut(begun.held.lease) {
+            let len = |note: &Option<Arc<[u8]>>| note.as_ref().map_or(0, |note| note.len() as u64);
+            let (old, new) = (len(&lease.checkpoint), len(&begun.checkpoint));
+            // What it is longer by was taken; what it is shorter by goes back.
+            c.bytes.give(old.saturating_sub(new), &mut inner.bytes);
+            lease.bytes = lease.bytes + new - old;
             lease.checkpoint = begun.checkpoint.clone();
             lease.revision = begun.revision;
         }
@@ -438,7 +458,18 @@ impl Locked<'_> {
     }
 
     /// The claim was written again there.
-    pub(crate) fn finish_carry_claim(&mut self, c: &Commons, begun: &Begun, there: Recorded, now: Tick) {
+    pub(crate) fn finish_carry_claim(
+        &mut self,
+        c: &Commons,
+        k: Keyed<'_>,
+        (begun, there): (&Begun, Recorded),
+        now: Tick,
+        pin: &Guard,
+    ) {
         self.recorded(c, begun.held.lease, there, now);
+        // Its guard may have been dropped meanwhile, and nobody was told while it was busy.
+        if self.can_be_had(c, k, now, pin) {
+            self.nudge(c, k, now);
+        }
     }
 }

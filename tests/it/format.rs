@@ -52,7 +52,9 @@ fn filler(n: u32) -> (String, Vec<u8>) {
 /// One of everything, in several segments.
 fn write(store: &Store) {
     let options = CompleteOptions::new();
-    acquire(store, "plain", Fingerprint::NONE).complete(b"paid").unwrap();
+    acquire(store, "plain", Fingerprint::NONE)
+        .complete(b"paid")
+        .unwrap();
     let tagged = acquire(store, "tagged", body());
     tagged.complete_with(b"created", options.tag(201)).unwrap();
     let empty = acquire(store, "empty", Fingerprint::NONE);
@@ -61,7 +63,9 @@ fn write(store: &Store) {
     long.complete_with(&[7; 5_000], options.ttl(30 * DAY)).unwrap();
     assert!(store.first_seen(key("seen")).unwrap());
     acquire(store, "released", Fingerprint::NONE).release().unwrap();
-    acquire(store, "forgotten", Fingerprint::NONE).complete(b"x").unwrap();
+    acquire(store, "forgotten", Fingerprint::NONE)
+        .complete(b"x")
+        .unwrap();
     assert!(store.forget(key("forgotten")).unwrap());
     acquire(store, "open", Fingerprint::NONE).detach();
     let first = acquire(store, "noted", body());
@@ -107,7 +111,10 @@ fn check(store: &Store) {
     let left_of = |id, days: u32| match store.status(key(id)).unwrap() {
         Status::Completed { ttl_left, .. } => {
             let full = days * DAY;
-            assert!(ttl_left < full && ttl_left > full - Duration::from_secs(120), "{ttl_left:?}");
+            assert!(
+                ttl_left < full && ttl_left > full - Duration::from_secs(120),
+                "{ttl_left:?}"
+            );
         }
         other => panic!("{other}"),
     };
@@ -170,10 +177,15 @@ fn the_first_format_is_read() {
     let store = open(&disk, &clock).unwrap();
     check(&store);
     // And written on by this version.
-    acquire(&store, "new", Fingerprint::NONE).complete(b"new").unwrap();
+    acquire(&store, "new", Fingerprint::NONE)
+        .complete(b"new")
+        .unwrap();
     store.close().unwrap();
     let store = open(&disk, &clock).unwrap();
-    assert_eq!(store.peek(key("new"), |s| s.bytes() == b"new").unwrap(), Some(true));
+    assert_eq!(
+        store.peek(key("new"), |s| s.bytes() == b"new").unwrap(),
+        Some(true)
+    );
     check_inspected(&disk);
 }
 
@@ -205,7 +217,10 @@ fn damaged_variants_of_it_are_refused_by_name() {
     // Its header.
     let (disk, clock) = stored();
     disk.overwrite(&segments(&disk)[1], 20, &[0xff]).unwrap();
-    assert!(matches!(open(&disk, &clock), Err(Error::Corrupt { offset: 0, .. })));
+    assert!(matches!(
+        open(&disk, &clock),
+        Err(Error::Corrupt { offset: 0, .. })
+    ));
     // A newer format, in any of its files.
     for name in ["STORE".into(), segments(&disk)[0].clone()] {
         let (disk, clock) = stored();

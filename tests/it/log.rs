@@ -241,3 +241,155 @@ fn a_claim_that_was_waited_for_is_recorded() {
         assert_eq!(again.recovery().interrupted, 1);
     });
 }
+
+/// Records behind an outcome that made its segment longer than an address can say got addresses
+/// of other segments.
+#[test]
+fn keys_behind_a_very_large_outcome_keep_their_own_outcomes() {
+    let clock = ManualClock::new();
+    let disk = SimDisk::new(1);
+    let large = || {
+        let builder = Store::builder().clock(clock.clone()).helper_thread(false);
+        builder.max_outcome(64 << 20).max_bytes(512 << 20).disk(disk.clone())
+    };
+    let store = large().open(DIR).unwrap();
+    complete(&store, "large", &vec![7; 5 << 20]);
+    for i in 0..100 {
+        complete(&store, &format!("k{i}"), format!("outcome {i}").as_bytes());
+    }
+    let check = |store: &Store| {
+        assert_eq!(replayed(store, "large").unwrap(), vec![7; 5 << 20]);
+        for i in 0..100 {
+            let outcome = format!("outcome {i}");
+            assert_eq!(replayed(store, &format!("k{i}")).unwrap(), outcome.as_bytes());
+        }
+    };
+    check(&store);
+    store.close().unwrap();
+    check(&large().open(DIR).unwrap());
+}
+
+/// A checkpoint that could not be recorded kept what it had taken of the budget, and a shorter one
+/// gave back what it had not taken.
+#[test]
+fn a_checkpoint_that_fails_takes_and_gives_nothing() {
+    let clock = ManualClock::new();
+    let disk = SimDisk::new(1);
+    let store = open(&disk, &clock);
+    let guard = acquire(&store, key());
+    guard.checkpoint(&[1; 900]).unwrap();
+    while store.maintain(Duration::from_secs(1)).unwrap() {}
+    disk.set_capacity(0);
+    let taken = store.stats().bytes_reserved;
+    let mut failed = 0;
+    for len in [3_000, 10, 60_000, 1].into_iter().cycle().take(40) {
+        failed += u32::from(guard.checkpoint(&vec![2; len]).is_err());
+    }
+    assert!(failed > 10, "{failed}");
+    let note_at_most = 3_000;
+    assert!(store.stats().bytes_reserved <= taken + note_at_most);
+    guard.complete(b"").unwrap();
+    assert!(store.stats().bytes_reserved <= taken);
+}
+
+#[test]
+fn a_submitted_outcome_is_stored_although_the_last_handle_goes() {
+    let clock = ManualClock::new();
+    let disk = SimDisk::new(1);
+    for helper in [true, false] {
+        let store = builder(&disk, &clock).helper_thread(helper).open(DIR).unwrap();
+        let id = if helper { "helped" } else { "alone" };
+        let guard = acquire(&store, Key::new("acme", id)).into_owned();
+        let pending = guard.submit(b"done", CompleteOptions::new());
+        drop(store);
+        pending.wait().unwrap();
+        drop(guard);
+        let store = open(&disk, &clock);
+        assert_eq!(replayed(&store, id).unwrap(), b"done");
+    }
+}
+
+#[test]
+fn a_submitted_claim_is_handed_out_by_the_next_sync() {
+    let clock = ManualClock::new();
+    let disk = SimDisk::new(1);
+    let store = open(&disk, &clock);
+    let pending = store.submit_claim(key(), Fingerprint::NONE, ClaimOptions::new());
+    let status = store.status(key()).unwrap();
+    assert!(matches!(status, Status::InFlight { .. }), "{status}");
+    // Whoever syncs finishes it: here a call on the key itself.
+    assert!(store.forget(key()).unwrap());
+    let Claim::Acquired(guard) = pending.wait().unwrap() else {
+        panic!("it was absent")
+    };
+    assert!(matches!(guard.complete(b"late"), Err(Error::LeaseLost { .. })));
+    // A pending claim that is dropped is an interrupted one.
+    drop(store.submit_claim(key(), Fingerprint::NONE, ClaimOptions::new()));
+    store.sync().unwrap();
+    assert!(matches!(store.claim(key(), Fingerprint::NONE), Ok(Claim::Interrupted(_))));
+}
+
+/// One scope fills the log; then nothing expires for a while, and then everything.
+#[test]
+fn at_max_disk_bytes_new_keys_are_refused_and_old_ones_finish() {
+    let clock = ManualClock::new();
+    let disk = SimDisk::new(1);
+    const LIMIT: u64 = 64 << 10;
+    let limited = || builder(&disk, &clock).max_disk_bytes(LIMIT);
+    let store = limited().open(DIR).unwrap();
+    let mut held = Vec::new();
+    let mut done = 0;
+    let refused = loop {
+        let id = format!("k{done}");
+        let claim = store.claim(Key::new("acme", &id), Fingerprint::NONE);
+        match claim.map(Claim::into_owned) {
+            Ok(Claim::Acquired(guard)) if done % 4 == 0 => held.push((done, guard)),
+            Ok(Claim::Acquired(guard)) => drop(guard.complete(&[1; 300])),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => break error,
+        }
+        done += 1;
+    };
+    assert!(matches!(refused, Error::AtCapacity { .. }), "{refused}");
+    assert!(done > 50);
+    for (n, guard) in held.drain(..) {
+        match n % 8 {
+            0 => guard.complete(b"").unwrap(),
+            _ => guard.release().unwrap(),
+        }
+    }
+    assert_eq!(replayed(&store, "k0").unwrap(), b"");
+    assert!(store.stats().bytes_disk <= LIMIT);
+    drop(store);
+    // Full or not, it can be opened.
+    let store = limited().open(DIR).unwrap();
+    assert_eq!(replayed(&store, "k0").unwrap(), b"");
+    clock.advance(TTL + LEASE + Duration::from_secs(2));
+    for n in 0..50 {
+        complete(&store, &format!("new{n}"), b"new");
+    }
+    assert!(store.stats().bytes_disk <= LIMIT + 4_096, "{}", store.stats());
+}
+
+/// A week of keys that live a day: the files take no more on the last day than on the second.
+#[test]
+fn at_a_steady_rate_of_keys_the_log_has_a_steady_size() {
+    let clock = ManualClock::new();
+    let disk = SimDisk::new(1);
+    let day = Duration::from_secs(86_400);
+    let store = builder(&disk, &clock).ttl(day).open(DIR).unwrap();
+    let mut sizes = Vec::new();
+    for hour in 0..8 * 24 {
+        for n in 0..40 {
+            complete(&store, &format!("{hour}-{n}"), &[3; 128]);
+        }
+        clock.advance(Duration::from_secs(3_600));
+        while store.maintain(Duration::from_secs(1)).unwrap() {}
+        sizes.push((store.stats().bytes_disk, store.stats().keys_live));
+    }
+    let (second, last) = (&sizes[24..48], &sizes[sizes.len() - 24..]);
+    let most = |days: &[(u64, u64)]| days.iter().map(|(bytes, _)| *bytes).max().unwrap();
+    assert!(most(last) <= most(second) + 8_192, "{sizes:?}");
+    assert!(last.iter().all(|(_, keys)| *keys < 25 * 40 + 80), "{sizes:?}");
+    assert_eq!(store.stats().records_carried, 0, "one ttl leaves nothing over");
+}
