@@ -598,19 +598,21 @@ impl Engine {
         command: Command,
         now: Tick,
     ) -> Result<Attached> {
-        let seen = {
-            let shard = self.lock_settled(log, k, now)?;
-            shard.seen_by_token(&self.commons, k, command, now, &self.commons.pins.pin())
-        };
-        let (held, fingerprint) = match seen {
-            Ok(seen) => seen,
-            Err(answer) => return Ok(answer),
-        };
-        let taken = self.take_over_logged(log, k, held, command, self.lease, now)?;
-        Ok(match taken {
-            Ok(ticket) => Attached::Claim(ticket, fingerprint),
-            Err(Lost) => Attached::Lost(self.status(k)?),
-        })
+        loop {
+            let seen = {
+                let shard = self.lock_settled(log, k, now)?;
+                shard.seen_by_token(&self.commons, k, command, now, &self.commons.pins.pin())
+            };
+            let (held, fingerprint) = match seen {
+                Ok(seen) => seen,
+                Err(answer) => return Ok(answer),
+            };
+            let taken = self.take_over_logged(log, k, held, command, self.lease, now)?;
+            // Somebody was faster: what they made of it is the answer.
+            if let Ok(ticket) = taken {
+                return Ok(Attached::Claim(ticket, fingerprint));
+            }
+        }
     }
 
     pub(super) fn forget_logged(&self, log: &Log, k: Keyed<'_>, now: Tick) -> Result<bool> {

@@ -326,7 +326,7 @@ impl Locked<'_> {
             _ => None,
         };
         match (command, lease) {
-            (Command::Attach(generation, _), Some((index, lease))) => {
+            (Command::Attach(generation, _), Some((index, lease))) if decision == Decision::Succeed => {
                 let held = Held {
                     lease: index,
                     generation,

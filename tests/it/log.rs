@@ -250,7 +250,10 @@ fn keys_behind_a_very_large_outcome_keep_their_own_outcomes() {
     let disk = SimDisk::new(1);
     let large = || {
         let builder = Store::builder().clock(clock.clone()).helper_thread(false);
-        builder.max_outcome(64 << 20).max_bytes(512 << 20).disk(disk.clone())
+        builder
+            .max_outcome(64 << 20)
+            .max_bytes(512 << 20)
+            .disk(disk.clone())
     };
     let store = large().open(DIR).unwrap();
     complete(&store, "large", &vec![7; 5 << 20]);
@@ -326,7 +329,10 @@ fn a_submitted_claim_is_handed_out_by_the_next_sync() {
     // A pending claim that is dropped is an interrupted one.
     drop(store.submit_claim(key(), Fingerprint::NONE, ClaimOptions::new()));
     store.sync().unwrap();
-    assert!(matches!(store.claim(key(), Fingerprint::NONE), Ok(Claim::Interrupted(_))));
+    assert!(matches!(
+        store.claim(key(), Fingerprint::NONE),
+        Ok(Claim::Interrupted(_))
+    ));
 }
 
 /// One scope fills the log; then nothing expires for a while, and then everything.
