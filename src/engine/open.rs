@@ -123,7 +123,10 @@ impl Engine {
             took: Duration::ZERO,
         };
         if let Some(log) = &engine.log {
-            log.begin(ceiling + super::logged::GENERATIONS, engine.means(time.now))?;
+            log.begin(
+                ceiling.saturating_add(super::logged::GENERATIONS),
+                engine.means(time.now),
+            )?;
             engine.commons.ceiling.store(log.ceiling(), Ordering::Release);
         }
         engine.recovery.took = engine.clock().monotonic().saturating_sub(began);

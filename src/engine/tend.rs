@@ -174,9 +174,6 @@ impl Engine {
             keeping.walk = Some((doomed, at));
             return true;
         }
-        if c.scopes.is_none() {
-            c.sweep.add_stale(doomed.live());
-        }
         // What fails here has poisoned the log, and the next open finds the segment.
         if let Some(log) = &self.log
             && matches!(log.drop_front(self.means(now)), Ok(false))
@@ -184,6 +181,9 @@ impl Engine {
             let end = doomed.words().end;
             keeping.walk = Some((doomed, end));
             return false;
+        }
+        if c.scopes.is_none() {
+            c.sweep.add_stale(doomed.live());
         }
         c.segments.retire(doomed, pin);
         true

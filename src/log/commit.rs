@@ -12,7 +12,7 @@
 
 use super::format::Pos;
 use crate::error::{Error, Result};
-use crate::sync::{Condvar, Mutex};
+use crate::sync::{AtomicBool, Condvar, Mutex, Ordering};
 use std::time::{Duration, Instant};
 
 /// The longest a leader waits for company.
@@ -34,6 +34,8 @@ struct State {
 
 pub(super) struct Committer {
     state: Mutex<State>,
+    /// There is a failure; asked by every call that records something.
+    failed: AtomicBool,
     /// A sync has ended.
     changed: Condvar,
     /// Somebody has come while a leader waits for company.
@@ -54,14 +56,15 @@ impl Committer {
                 syncs: 0,
                 served: 0,
             }),
+            failed: AtomicBool::new(false),
             changed: Condvar::new(),
             arrived: Condvar::new(),
         }
     }
 
-    /// What the first failed sync said.
-    pub(super) fn failure(&self) -> Option<Error> {
-        self.state.lock().failure.clone()
+    /// Has a sync failed?
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
     }
 
     pub(super) fn durable(&self) -> Pos {
@@ -122,6 +125,7 @@ impl Committer {
                 }
                 Err(failure) => {
                     state.failure.get_or_insert(failure);
+                    self.failed.store(true, Ordering::Release);
                 }
             }
             self.changed.notify_all();
@@ -132,7 +136,7 @@ impl Committer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sync::{AtomicU64, Ordering};
+    use crate::sync::AtomicU64;
 
     #[test]
     fn one_sync_serves_all_who_wait() {

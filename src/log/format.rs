@@ -157,12 +157,16 @@ impl Header {
         if words[0] != MAGIC {
             return Err(Unreadable::Foreign);
         }
+        // Every version begins its files like this, with a sum over these words.
         let version = words[1] as u32;
+        let sum = words[7] as u32;
+        words[7] &= !u64::from(u32::MAX);
+        if sum != crc(&words) {
+            return Err(Unreadable::Damaged);
+        }
         if version > VERSION {
             return Err(Unreadable::Newer(version));
         }
-        let sum = words[7] as u32;
-        words[7] &= !u64::from(u32::MAX);
         let what = match words[1] >> 32 {
             1 => What::Store,
             2 => What::Segment,
@@ -170,7 +174,7 @@ impl Header {
         };
         // So far from the end of the numbers that no deadline in the segment overflows.
         let sane = words[5] <= u64::MAX - FAR && words[6] <= FAR;
-        if version == 0 || sum != crc(&words) || !sane {
+        if version == 0 || !sane {
             return Err(Unreadable::Damaged);
         }
         Ok(Header {
@@ -404,6 +408,9 @@ mod tests {
         }
         let mut newer = whole;
         newer[8] = 2;
+        newer[56..60].fill(0);
+        let sum = crc32fast::hash(&newer);
+        newer[56..60].copy_from_slice(&sum.to_le_bytes());
         assert_eq!(Header::read(&newer), Err(Unreadable::Newer(2)));
         assert_eq!(Header::read(&[0; 64]), Err(Unreadable::Foreign));
     }

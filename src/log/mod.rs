@@ -566,7 +566,7 @@ impl Log {
             let s = self.lane.lock();
             !s.closed && (s.spares.is_empty() || self.wants_room())
         };
-        if !wanted || self.committer.failure().is_some() {
+        if !wanted || self.committer.has_failed() {
             return false;
         }
         let Ok(spare) = self.make_spare(0, false, means) else {
@@ -615,9 +615,9 @@ impl Log {
 
     /// Has a sync failed?
     pub(crate) fn check(&self) -> Result<()> {
-        match self.committer.failure() {
-            Some(_) => Err(Error::Poisoned),
-            None => Ok(()),
+        match self.committer.has_failed() {
+            true => Err(Error::Poisoned),
+            false => Ok(()),
         }
     }
 

@@ -532,7 +532,7 @@ fn the_store_file_is_missed_and_a_newer_format_is_named() {
     );
     for n in (0..intact.files.len()).filter(|n| !intact.files[*n].1.is_empty()) {
         let mut files = intact.files();
-        files[n].1[8] = 2;
+        crate::format::be_of_version(&mut files[n].1, 2);
         let opened = intact.open(files);
         assert!(
             matches!(opened, Err(Error::UnsupportedFormat { found: 2, newest: 1 })),
