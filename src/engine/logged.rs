@@ -135,6 +135,8 @@ impl Engine {
     fn wait_durable(&self, log: &Log, pos: Pos, durability: Durability, now: Tick) -> Result<()> {
         match durability {
             Durability::Sync => self.commit(log, pos),
+            // Its thread ended with the last handle: nobody would sync it in time.
+            Durability::Interval(_) if !self.has_helper() => self.commit(log, pos),
             Durability::Interval(within) => {
                 log.sync_by(now.after(Span::rounded_up(within)));
                 self.commons.alarm.wake_by(log.next_sync());
@@ -309,6 +311,9 @@ impl Engine {
     ) -> Result<Option<Result<Completing, Lost>>> {
         let k = grip.k;
         Error::check_len("outcome", outcome.bytes.len(), self.max_outcome)?;
+        if let Some(durability) = outcome.durability {
+            self.allowed(durability)?;
+        }
         let begun = {
             let locked = self.lock_unless_busy(log, k, now, may_wait)?;
             let Some(mut shard) = locked else { return Ok(None) };

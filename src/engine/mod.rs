@@ -77,7 +77,8 @@ pub(crate) struct Engine {
     jobs: logged::Jobs,
     pub(crate) durability: Durability,
     pub(crate) claim_durability: Durability,
-    /// The helper thread runs.
+    /// The store was made with a helper thread, and it runs.
+    with_helper: bool,
     helped: AtomicBool,
     recovery: RecoveryReport,
     housekeeping: Mutex<tend::Housekeeping>,
@@ -171,6 +172,7 @@ impl Engine {
             jobs: logged::Jobs::default(),
             durability,
             claim_durability,
+            with_helper: helper_thread,
             helped: AtomicBool::new(helper_thread),
             recovery: RecoveryReport::default(),
             housekeeping: Mutex::new(tend::Housekeeping::default()),
@@ -487,7 +489,7 @@ impl Engine {
     /// Intervals are kept by the helper thread.
     pub(crate) fn allowed(&self, durability: Durability) -> Result<Durability> {
         match durability {
-            Durability::Interval(_) if !self.has_helper() => Err(Error::InvalidInput {
+            Durability::Interval(_) if !self.with_helper && self.log.is_some() => Err(Error::InvalidInput {
                 what: "durability",
                 why: "an interval needs the helper thread; switch it on, or use Process and Store::sync",
             }),

@@ -316,7 +316,12 @@ impl Engine {
     /// kept, the last batch vouched for. True if there was something to do.
     pub(super) fn tend_log(&self, now: Tick) -> bool {
         let Some(log) = &self.log else { return false };
-        if log.check().is_err() || self.is_closed() {
+        if self.is_closed() {
+            return false;
+        }
+        if let Err(poisoned) = log.check() {
+            // A sync that nobody had submitted to may have been the one that failed.
+            self.run_jobs(log, &Err(poisoned));
             return false;
         }
         let mut busy = false;

@@ -11,6 +11,7 @@ mod inspect;
 mod limits;
 mod linear;
 mod log;
+mod log_regressions;
 mod model;
 mod regressions;
 mod support;
