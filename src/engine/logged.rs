@@ -91,7 +91,7 @@ impl Engine {
             match busy {
                 Busy::No => return Ok(Some(shard)),
                 _ if !may_wait => return Ok(None),
-                Busy::Yes => shard.wait_settled(),
+                Busy::Yes | Busy::Copied => shard.wait_settled(),
                 Busy::Submitted(_) => {
                     drop(shard);
                     // Its second half is run by whoever syncs.

@@ -648,7 +648,7 @@ impl Log {
             }
         }
         let unvouched = if target.turn() == s.vouched.turn() {
-            target.byte() - s.vouched.byte()
+            target.byte().saturating_sub(s.vouched.byte())
         } else {
             u64::MAX
         };
@@ -671,10 +671,10 @@ impl Log {
         let end = {
             let mut s = self.lane.lock();
             let durable = self.committer.durable();
-            // A vouch alone needs none.
+            // A vouch alone needs none. (Whoever syncs vouches before it says how far it came.)
             let bare = s.end().turn() == durable.turn()
                 && s.vouched.turn() == durable.turn()
-                && durable.byte() - s.vouched.byte() <= (format::VOUCH_WORDS * WORD) as u64;
+                && durable.byte().saturating_sub(s.vouched.byte()) <= (format::VOUCH_WORDS * WORD) as u64;
             if s.closed || durable != s.end() || bare {
                 return Ok(false);
             }

@@ -424,7 +424,7 @@ impl Locked<'_> {
                     if lease.busy != Busy::No {
                         return Carried::Busy;
                     }
-                    lease.busy = Busy::Yes;
+                    lease.busy = Busy::Copied;
                     let held = Held {
                         lease: index,
                         generation: lease.generation,

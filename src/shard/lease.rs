@@ -24,6 +24,8 @@ pub(crate) enum Busy {
     No,
     /// By a thread that will finish it.
     Yes,
+    /// Housekeeping writes the record again: nothing about the claim changes.
+    Copied,
     /// It was submitted: whoever makes the log durable up to here (a position) finishes it.
     Submitted(u64),
 }
@@ -65,21 +67,18 @@ impl Lease {
     /// While a change is being recorded the claim is in flight, whatever the time: nobody else
     /// may take it.
     pub(crate) fn state(&self) -> State {
-        if self.busy != Busy::No {
-            return State::Open {
-                generation: self.generation,
-                fingerprint: self.fingerprint,
-                lease_end: Tick::NEVER,
-                forget_at: Tick::NEVER,
-                cause: None,
-            };
-        }
+        let (lease_end, forget_at, cause) = match self.busy {
+            Busy::No => (self.lease_end, self.forget_at, self.cause),
+            // Not forgotten before the copy is there.
+            Busy::Copied => (self.lease_end, Tick::NEVER, self.cause),
+            Busy::Yes | Busy::Submitted(_) => (Tick::NEVER, Tick::NEVER, None),
+        };
         State::Open {
             generation: self.generation,
             fingerprint: self.fingerprint,
-            lease_end: self.lease_end,
-            forget_at: self.forget_at,
-            cause: self.cause,
+            lease_end,
+            forget_at,
+            cause,
         }
     }
 

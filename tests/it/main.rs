@@ -4,6 +4,7 @@ mod contract;
 mod cuts;
 mod damage;
 mod faults;
+mod flood;
 mod format;
 mod house;
 mod input;

@@ -15,6 +15,7 @@ use super::{Answer, Blob, By, EXACT_KEYS, Line, Mode, Op, Rng, SCOPE, Setup, pri
 use super::{CHILD, Lasting};
 use onceonly::{
     Cause, Claim, ClaimGuard, ClaimOptions, CompleteOptions, Error, Interrupted, Key, Pending, Replay, Store,
+    Stored,
 };
 use std::fs::File;
 use std::io::{Read, Write};
@@ -40,6 +41,7 @@ fn run(setup: Setup) -> ! {
     });
     let out = std::io::stdout().as_fd().try_clone_to_owned();
     let say = Say(File::from(out.expect("standard output is open")));
+    tell_panics(&say);
     let store = match setup.builder().open(&setup.dir) {
         Ok(store) => store,
         Err(error) => {
@@ -63,6 +65,7 @@ fn run(setup: Setup) -> ! {
     for thread in 0..shared.setup.threads {
         std::thread::spawn(move || Worker::new(shared, thread).work());
     }
+    std::thread::spawn(move || Worker::new(shared, u64::MAX).look());
     if let Some(after) = shared.setup.close_after {
         std::thread::sleep(after);
         let call = Worker::new(shared, 0).intend("-", Op::Sync, true);
@@ -72,6 +75,17 @@ fn run(setup: Setup) -> ! {
         }
     }
     wait_for_the_end()
+}
+
+/// A store goes on without a thread that panicked, but not as promised.
+fn tell_panics(say: &Say) {
+    let say = Say(say.0.try_clone().expect("standard output is open"));
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let why: String = panic.to_string().chars().take(1_000).collect();
+        say.line(&Line::Panicked { why });
+        report(panic);
+    }));
 }
 
 fn wait_for_the_end() -> ! {
@@ -368,16 +382,16 @@ impl Worker {
                 let _ = self.call(id, op, false, |_| guard.renew(lease), |()| Answer::Ok);
                 Err(Refused)
             }
-            72..80 => {
+            72..84 => {
                 let op = Op::Release { generation };
                 self.call(id, op, self.outcomes_last(), |_| guard.release(), |()| Answer::Ok)
             }
-            80..86 => {
+            84..88 => {
                 let call = self.intend(id, Op::Drop { generation }, false);
                 drop(guard);
                 return self.heard(call, Ok(()), |()| Answer::Ok);
             }
-            86..92 => {
+            88..93 => {
                 self.forget(id)?;
                 let late = Op::Late { generation };
                 let _ = self.call(id, late, false, |_| guard.complete(b"late"), |()| Answer::Ok);
@@ -504,6 +518,34 @@ impl Worker {
         }
     }
 
+    /// Looks at the keys others are just working on: an outcome that can be seen has to last.
+    fn look(self) {
+        let mut seen = vec![None; EXACT_KEYS];
+        loop {
+            std::thread::sleep(Duration::from_micros(50));
+            for (number, seen) in seen.iter_mut().enumerate() {
+                if self.shared.slots[number].try_lock().is_ok() {
+                    continue;
+                }
+                let Slot {
+                    id, print: number, ..
+                } = Slot::new(number);
+                let read = |stored: Stored<'_>| (Blob::of(stored.bytes()), stored.tag());
+                match self.shared.store.replay(key(&id), print(number), read) {
+                    Ok(Replay::Hit((outcome, tag))) if seen.replace(outcome) != Some(outcome) => {
+                        self.shared.say.line(&Line::Seen {
+                            key: id,
+                            outcome,
+                            tag,
+                        });
+                    }
+                    Ok(_) => {}
+                    Err(_) => wait_for_the_end(),
+                }
+            }
+        }
+    }
+
     fn claim_many(&mut self) -> Told<()> {
         let mut slots = self.lock(6, |slot| slot.held.is_none());
         let items: Vec<_> = slots.iter().map(|s| (s.id.clone(), s.print)).collect();
@@ -607,7 +649,7 @@ impl Worker {
     }
 
     fn race(&mut self) -> Told<()> {
-        let id = &self.contested('r', 12);
+        let id = &self.contested('r', 5);
         if self.rng.one_in(4) {
             return self.replay(id, 0);
         }

@@ -241,6 +241,16 @@ pub(crate) enum Line {
         call: u64,
         answer: Answer,
     },
+    /// Somebody has seen this outcome of an `e` key, perhaps before its call was answered.
+    Seen {
+        key: String,
+        outcome: Blob,
+        tag: u16,
+    },
+    /// A thread of the program or of the store has panicked.
+    Panicked {
+        why: String,
+    },
     Counts {
         segments: u64,
         carried: u64,

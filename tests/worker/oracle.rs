@@ -158,6 +158,8 @@ pub(crate) struct Oracle {
     covered: At,
     asked: HashMap<u64, Asked>,
     end: Option<End>,
+    /// Outcomes of `e` keys that were seen in this life.
+    seen: Vec<(String, Blob, u16)>,
     /// Every line about every key, for the report of a failure.
     history: HashMap<String, Vec<String>>,
     pub(crate) is_open: bool,
@@ -198,6 +200,14 @@ impl Oracle {
                 Line::NotOpen { by_disk, why } => {
                     if !(by_disk && matches!(end, End::PowerCut { .. })) {
                         return Err(format!("the program could not open the store: {why}"));
+                    }
+                }
+                Line::Panicked { why } => return Err(format!("a thread of the program {why}")),
+                Line::Seen { key, outcome, tag } => {
+                    self.remember(&key, format!("seen: {outcome:?} {tag}"));
+                    // Shorter ones may be alike.
+                    if outcome.len >= 8 {
+                        self.seen.push((key, outcome, tag));
                     }
                 }
                 Line::Counts { segments, carried } => {
@@ -246,6 +256,7 @@ impl Oracle {
         (self.next, self.covered) = (0, 0);
         (self.is_open, self.segments, self.carried) = (false, 0, 0);
         self.asked.clear();
+        self.seen.clear();
     }
 
     fn intend(&mut self, key: &str, op: Op, lasts: bool) {
@@ -437,7 +448,7 @@ impl Oracle {
                     may_be,
                     began: asked.at,
                     answered: None,
-                    lasts: false,
+                    lasts: asked.lasts,
                 });
             }
         }
@@ -451,6 +462,16 @@ impl Oracle {
                 }
             };
             exact.from = exact.steps.iter().rposition(kept).unwrap_or(0);
+        }
+        for (id, outcome, tag) in self.seen.drain(..) {
+            let Some(exact) = self.exact.get_mut(&id) else {
+                continue;
+            };
+            let shows = |state: &State| matches!(state, State::Done { outcome: o, tag: t, .. } if (*o, *t) == (outcome, tag));
+            let is_kept = |step: &Step| step.lasts || matches!(end, End::Killed);
+            let shown = |step: &Step| is_kept(step) && step.may_be.iter().any(shows);
+            // What somebody has seen is there whether or not its call was answered.
+            exact.from = exact.from.max(exact.steps.iter().position(shown).unwrap_or(0));
         }
         for key in self.contested.values_mut() {
             key.doubtful = None;
