@@ -305,7 +305,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(2_000))]
+        #![proptest_config(ProptestConfig::with_cases(20_000))]
 
         /// Against an ordered map: whatever the steps and their allowance, an entry fires once,
         /// never early, and an advance that says it is done has left nothing due.

@@ -96,19 +96,26 @@ impl Engine {
         }
         let (wall, passed) = wall_tick(&*clock);
         let mut found = recover::open(options.disk.clone(), dir, wall)?;
-        let time = resume_time(found.time, wall, options.max_clock_jump);
         let segments = std::mem::take(&mut found.segments);
-        let (ceiling, torn) = (found.ceiling, found.torn.take());
+        let (ceiling, torn, noted) = (found.ceiling, found.torn.take(), found.time);
         let limits = Limits {
             segment_bytes: options.segment_bytes,
             max_disk_bytes: options.max_disk_bytes,
         };
-        let log = Log::new(found, settings.ttl, limits, time.offset);
+        let log = Log::new(found, settings.ttl, limits);
+        let timeline = Timeline::starting_at(clock.clone(), wall, Duration::ZERO);
+        let mut engine = Self::assemble(settings, timeline, Some(log), segments.len()).ok_or(too_small())?;
+        let latest = engine.offer_all(&segments, ceiling);
+        // Time has come as far as the log notes, and as far as any record was written at.
+        let last = noted.map(|(noted, offset)| (noted.max(latest), offset));
+        let time = resume_time(last, wall, options.max_clock_jump);
         // Whole ticks begin together in every life, as long as the clock is believed.
         let passed = if time.now == wall { passed } else { Duration::ZERO };
-        let timeline = Timeline::starting_at(clock, time.now, passed);
-        let mut engine = Self::assemble(settings, timeline, Some(log), segments.len()).ok_or(too_small())?;
-        let recovered = engine.fill(&segments, ceiling, time.now);
+        engine.timeline = Timeline::starting_at(clock, time.now, passed);
+        if let Some(log) = &mut engine.log {
+            log.offset = time.offset;
+        }
+        let recovered = engine.settle_all(&segments, time.now);
         engine.recovery = RecoveryReport {
             completed: recovered.completed,
             interrupted: recovered.interrupted,
@@ -133,17 +140,14 @@ impl Engine {
         Ok(Arc::new(engine))
     }
 
-    /// Offers every record to its shard, then settles what the keys are.
-    fn fill(&self, segments: &[Segment], ceiling: u64, now: Tick) -> Recovered {
-        let Some(log) = &self.log else {
-            return Recovered::default();
-        };
+    /// Offers every record to its shard; returns the latest moment any of them knows of.
+    fn offer_all(&self, segments: &[Segment], ceiling: u64) -> Tick {
+        let Some(log) = &self.log else { return Tick(0) };
         let c = &self.commons;
         let records: u64 = segments.iter().map(|s| s.records).sum();
-        let bytes: usize = segments.iter().map(|s| s.memory.size()).sum();
         let each = records / self.shards.len() as u64;
         let mut shards: Vec<&Shard> = self.shards.iter().collect();
-        in_parallel(bytes, &mut shards, |shard| {
+        in_parallel(bytes_of(segments), &mut shards, |shard| {
             let mut shard = shard.lock();
             shard.start_generations(ceiling.max(1));
             if records > 0 {
@@ -151,23 +155,28 @@ impl Engine {
                 shard.expect_keys(c, each / 2, &c.pins.pin());
             }
         });
-        if records == 0 {
-            return Recovered::default();
-        }
         // Ids in the log's order: the later copy of a record is told by its address.
         let mut ids = Vec::new();
         for segment in segments {
             let id = c.segments.issue(&segment.memory.mapping, &segment.time());
-            ids.extend(id.map(|id| (segment, id, Holds::NOTHING)));
+            ids.extend(id.map(|id| (segment, id, Offered::default())));
         }
-        in_parallel(bytes, &mut ids, |(segment, id, holds)| {
-            *holds = self.offer(segment, *id)
+        in_parallel(bytes_of(segments), &mut ids, |(segment, id, offered)| {
+            *offered = self.offer(segment, *id)
         });
-        for (segment, id, holds) in &ids {
-            log.adopt(segment, *id, *holds, &c.bytes);
+        for (segment, id, offered) in &ids {
+            log.adopt(segment, *id, offered.holds, &c.bytes);
         }
+        let moments = ids.iter().map(|(_, _, offered)| offered.latest);
+        moments.max().unwrap_or(Tick(0))
+    }
+
+    /// Everything has been offered: what are the keys now?
+    fn settle_all(&self, segments: &[Segment], now: Tick) -> Recovered {
+        let c = &self.commons;
         let sum = Mutex::new(Recovered::default());
-        in_parallel(bytes, &mut shards, |shard| {
+        let mut shards: Vec<&Shard> = self.shards.iter().collect();
+        in_parallel(bytes_of(segments), &mut shards, |shard| {
             let pin = c.pins.pin();
             let settled = shard.lock().settle_recovered(c, &self.hasher, now, &pin);
             let mut sum = sum.lock();
@@ -178,7 +187,7 @@ impl Engine {
     }
 
     /// Offers a segment's records, some at a time so that their cache misses overlap.
-    fn offer(&self, segment: &Segment, id: u32) -> Holds {
+    fn offer(&self, segment: &Segment, id: u32) -> Offered {
         const BATCH: usize = 32;
         let c = &self.commons;
         let pin = c.pins.pin();
@@ -191,7 +200,7 @@ impl Engine {
             }
         };
         let mut word = HEADER_WORDS;
-        let mut holds = Holds::NOTHING;
+        let mut offered = Offered::default();
         while word < segment.end {
             let entry = known_entry_at(words, word);
             if let Entry::Keyed(_) = entry {
@@ -200,7 +209,8 @@ impl Engine {
                     && let Some(key) = record.key()
                 {
                     let deadline = record.deadline();
-                    holds.add(record.kind(), record.len_words(), deadline);
+                    offered.holds.add(record.kind(), record.len_words(), deadline);
+                    offered.latest = offered.latest.max(record.moment());
                     c.segments.table.note_deadline(id, deadline);
                     let hash = self.hasher.hash(key);
                     batch.push((Keyed { key, hash }, at, record.order()));
@@ -215,7 +225,7 @@ impl Engine {
             word += entry.words();
         }
         flush(&mut batch);
-        holds
+        offered
     }
 
     /// Makes everything recorded so far durable.
@@ -228,6 +238,26 @@ impl Engine {
             None => Ok(()),
         }
     }
+}
+
+/// What a segment's records come to.
+struct Offered {
+    holds: Holds,
+    /// The latest moment any of them knows of.
+    latest: Tick,
+}
+
+impl Default for Offered {
+    fn default() -> Self {
+        Offered {
+            holds: Holds::NOTHING,
+            latest: Tick(0),
+        }
+    }
+}
+
+fn bytes_of(segments: &[Segment]) -> usize {
+    segments.iter().map(|s| s.memory.size()).sum()
 }
 
 fn too_small() -> Error {

@@ -197,7 +197,8 @@ pub(crate) struct Log {
     /// No generation so large may be given out: what is durable of it, and what MARKs say.
     ceiling: AtomicU64,
     announced: AtomicU64,
-    offset: i64,
+    /// Store time less the wall clock's, to be kept.
+    pub(crate) offset: i64,
     disk_bytes: AtomicU64,
     /// When the helper shall sync at the latest.
     sync_by: AtomicU64,
@@ -243,7 +244,7 @@ enum Put {
 impl Log {
     /// A log that goes on after what was recovered. Nothing can be appended before
     /// [`begin`](Self::begin).
-    pub(crate) fn new(found: recover::Found, ttl: Span, limits: Limits, offset: i64) -> Self {
+    pub(crate) fn new(found: recover::Found, ttl: Span, limits: Limits) -> Self {
         let recover::Found {
             place,
             store,
@@ -278,7 +279,7 @@ impl Log {
             room: Arc::new(Room::new((limits.segment_bytes / 8).min(RESERVE) as u64)),
             ceiling: AtomicU64::new(ceiling),
             announced: AtomicU64::new(ceiling),
-            offset,
+            offset: 0,
             disk_bytes: AtomicU64::new(0),
             sync_by: AtomicU64::new(u64::MAX),
             lock: Mutex::new(Some(lock)),

@@ -608,7 +608,10 @@ impl Writer {
         let found = Found::new(to, store, lock, Stream::of(Vec::new()), 1);
         Ok(Writer {
             segments: Segments::without_lanes(&bytes, time.now, 0),
-            log: Log::new(found, ttl, limits, time.offset),
+            log: Log {
+                offset: time.offset,
+                ..Log::new(found, ttl, limits)
+            },
             bytes,
             now: time.now,
         })

@@ -501,6 +501,15 @@ impl<'a> Record<'a> {
         }
     }
 
+    /// A moment that had come when this was written, as far as the record says one exactly.
+    pub(crate) fn moment(&self) -> Tick {
+        match self.kind() {
+            _ if self.flag(WRITTEN) => self.written(),
+            Kind::Completed if !self.flag(COARSE) => self.written(),
+            _ => Tick(0),
+        }
+    }
+
     fn written_at(&self) -> usize {
         FIXED + if self.flag(FINGERPRINT) { 2 } else { 0 }
     }

@@ -399,3 +399,56 @@ fn at_a_steady_rate_of_keys_the_log_has_a_steady_size() {
     assert!(last.iter().all(|(_, keys)| *keys < 25 * 40 + 80), "{sizes:?}");
     assert_eq!(store.stats().records_carried, 0, "one ttl leaves nothing over");
 }
+
+/// The wall clock steps back, again and again, while the store is closed: keys live longer, never
+/// shorter, and no longer than the steps explain. One step far ahead is believed for a day.
+#[test]
+fn a_wall_clock_that_steps_never_lets_a_key_go_early() {
+    let second = Duration::from_secs(1);
+    for seed in 0..300u64 {
+        let mut rng = crate::support::Rng(seed);
+        let clock = ManualClock::new();
+        let mut disk = SimDisk::new(seed);
+        let mut store = open(&disk, &clock);
+        // (id, when it was completed), in seconds that have really passed.
+        let mut stored: Vec<(String, u64)> = Vec::new();
+        let mut gone: Vec<String> = Vec::new();
+        let (mut real, mut back) = (0, 0);
+        for step in 0..40 {
+            let id = format!("{seed}-{step}");
+            complete(&store, &id, b"x");
+            stored.push((id.clone(), real));
+            let pass = rng.below(900);
+            real += pass;
+            clock.advance(pass as u32 * second);
+            if rng.once_in(3) {
+                disk = disk.cut(Cut::Random);
+                let by = rng.below(2_000);
+                back += by;
+                clock.set_wall(Clock::wall(&clock) - by as u32 * second);
+                store = open(&disk, &clock);
+            }
+            for (id, since) in &stored {
+                let kept = replayed(&store, id).is_some();
+                let age = real - since;
+                assert!(
+                    kept || age >= TTL.as_secs(),
+                    "seed {seed}: {id} went after {age} s"
+                );
+                let most = TTL.as_secs() + back + 1;
+                assert!(
+                    !kept || age <= most,
+                    "seed {seed}: {id} is still there after {age} s"
+                );
+                if !kept && !gone.contains(id) {
+                    gone.push(id.clone());
+                }
+            }
+            // Whoever records something notes that time has come so far.
+            complete(&store, &format!("{id}-now"), b"");
+            for id in &gone {
+                assert_eq!(replayed(&store, id), None, "seed {seed}: {id} came back");
+            }
+        }
+    }
+}
