@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::log::format::{Entry, Note, known_entry_at};
 use crate::log::recover::{self, Segment, in_parallel};
 use crate::log::{Holds, Limits, Log};
+use crate::options::Durability;
 use crate::segment::Address;
 use crate::segment::table::HEADER_WORDS;
 use crate::shard::recover::Recovered;
@@ -101,6 +102,7 @@ impl Engine {
         let limits = Limits {
             segment_bytes: options.segment_bytes,
             max_disk_bytes: options.max_disk_bytes,
+            touched: [settings.durability, settings.claim_durability] == [Durability::Process; 2],
         };
         let log = Log::new(found, settings.ttl, limits);
         let timeline = Timeline::starting_at(clock.clone(), wall, Duration::ZERO);

@@ -28,7 +28,7 @@ impl Spare {
         serial: u32,
         base: Tick,
         ttl: Span,
-        size: usize,
+        (size, touched): (usize, bool),
     ) -> Result<Spare> {
         let name = segment_name(serial);
         let path = place.path(&name);
@@ -50,7 +50,7 @@ impl Spare {
             file.sync()?;
             place.disk.rename(&unfinished, &path)?;
             place.disk.sync_dir(&place.dir)?;
-            memory.mapping.populate_file();
+            memory.mapping.populate_file(touched);
             Ok(Spare {
                 memory,
                 base,

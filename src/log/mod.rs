@@ -78,6 +78,9 @@ pub(crate) struct Limits {
     /// The largest segment that holds more than one record, in bytes.
     pub(crate) segment_bytes: usize,
     pub(crate) max_disk_bytes: u64,
+    /// Files are made ready to be written page by page: for stores that sync whole segments. With
+    /// a sync a call, each would take the rest of the file along.
+    pub(crate) touched: bool,
 }
 
 /// The size of the first segment after an open; each full one doubles the next.
@@ -537,7 +540,14 @@ impl Log {
         // Bases are whole coarse units, so that a coarse deadline stays what it is when it is
         // written again elsewhere.
         let base = Tick(means.now.0 - means.now.0 % COARSE_UNIT);
-        let made = Spare::make(&self.place, self.store, *serial, base, self.ttl, size);
+        let made = Spare::make(
+            &self.place,
+            self.store,
+            *serial,
+            base,
+            self.ttl,
+            (size, self.limits.touched),
+        );
         if made.is_err() {
             means.bytes.give_direct(size as u64);
             self.disk_bytes.fetch_sub(size as u64, Ordering::Relaxed);

@@ -602,6 +602,7 @@ impl Writer {
         let limits = Limits {
             segment_bytes: sizes.max().unwrap_or(0).clamp(BLOCK, MAX_SEGMENT_BYTES),
             max_disk_bytes: u64::MAX,
+            touched: true,
         };
         let ttl = sources.last().map_or(USUAL_TTL, |source| source.header.ttl);
         let bytes = Quota::new(i64::MAX as u64, 1, 0);

@@ -77,12 +77,18 @@ impl Mapping {
         }
     }
 
-    /// Maps a file's pages in, without writing any of them. Best effort.
-    pub(crate) fn populate_file(&self) {
+    /// Maps a file's pages in, ready to be written or only to be read. Best effort. What is ready
+    /// to be written counts as written: the next sync of the file takes all of it along.
+    pub(crate) fn populate_file(&self, to_write: bool) {
         #[cfg(target_os = "linux")]
         if let Backing::Map(map) = &self.memory {
-            let _ = map.advise(memmap2::Advice::PopulateRead);
+            let _ = map.advise(match to_write {
+                true => memmap2::Advice::PopulateWrite,
+                false => memmap2::Advice::PopulateRead,
+            });
         }
+        #[cfg(not(target_os = "linux"))]
+        let _ = to_write;
     }
 
     pub(crate) fn bytes(&self) -> usize {
