@@ -30,10 +30,7 @@ fn resident_bytes_fall_when_everything_has_expired() {
         while store.maintain(Duration::from_secs(1)).expect("it is open") {}
     }
     let stats = store.stats();
-    assert!(
-        stats.bytes_reserved + stats.bytes_index < 8 << 20,
-        "{stats:?}"
-    );
+    assert!(stats.bytes_reserved + stats.bytes_index < 8 << 20, "{stats:?}");
     // The mappings of segments go straight back. Freed tables are the allocator's, and how many
     // of them it keeps for later is its own affair: the segments alone are over half of the rise.
     let after = resident_bytes().unwrap_or(0);
