@@ -107,6 +107,8 @@ mod key;
 mod log;
 mod options;
 mod quota;
+#[cfg(all(test, onceonly_shuttle))]
+mod schedules;
 mod segment;
 mod shard;
 #[cfg(feature = "sim")]

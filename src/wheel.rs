@@ -245,7 +245,7 @@ mod tests {
         ] {
             let mut wheel = Wheel::new(0);
             wheel.insert(deadline, 9);
-            assert_eq!(fired(&mut wheel, deadline - 1), [], "{deadline}");
+            assert!(fired(&mut wheel, deadline - 1).is_empty(), "{deadline}");
             assert_eq!(fired(&mut wheel, deadline), [9], "{deadline}");
             assert_eq!(wheel.next_due(), None);
         }
@@ -262,7 +262,7 @@ mod tests {
     fn deadlines_just_across_a_digit_boundary_are_not_held_back() {
         let mut wheel = Wheel::new((1 << 36) - 5);
         wheel.insert((1 << 36) + 5, 1);
-        assert_eq!(fired(&mut wheel, (1 << 36) + 4), []);
+        assert!(fired(&mut wheel, (1 << 36) + 4).is_empty());
         assert_eq!(fired(&mut wheel, (1 << 36) + 5), [1]);
     }
 

@@ -258,8 +258,8 @@ impl<'s> ClaimGuard<'s> {
 
 impl Drop for ClaimGuard<'_> {
     fn drop(&mut self) {
-        if !*self.ended.get_mut() {
-            let release = *self.release_on_drop.get_mut();
+        if !self.ended.load(Ordering::Relaxed) {
+            let release = self.release_on_drop.load(Ordering::Relaxed);
             self.subject
                 .engine
                 .guard_dropped(self.subject.k(), self.held, release);

@@ -10,7 +10,7 @@ mod mmap;
 pub use mmap::MmapDisk;
 
 use crate::segment::words::{Mapping, WORD};
-use crate::sync::{Arc, AtomicU64, Ordering};
+use crate::sync::{Arc, Ordering, Word};
 use std::fmt;
 use std::io;
 use std::path::Path;
@@ -135,7 +135,7 @@ impl Memory {
     ///
     /// If the range lies outside.
     pub fn write(&self, at: usize, bytes: &[u8]) {
-        let words: &[AtomicU64] = self.mapping.words();
+        let words: &[Word] = self.mapping.words();
         let patch = |index: usize, from: usize, part: &[u8]| {
             let mut word = words[index].load(Ordering::Relaxed).to_ne_bytes();
             word[from..][..part.len()].copy_from_slice(part);

@@ -4,6 +4,7 @@ use super::Engine;
 use super::logged::Completing;
 use crate::answer::Outcome;
 use crate::clock::{Span, Tick};
+use crate::epoch::Guard;
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::log::Log;
@@ -13,8 +14,7 @@ use crate::shard::change::{Attached, Held, Publish, Wish};
 use crate::shard::state::Command;
 use crate::shard::{Found, Keyed, Lost, Refused, Ticket, Verdict};
 use crate::status::Status;
-use crate::sync::Arc;
-use crossbeam_epoch::Guard;
+use crate::sync::{Arc, yield_now};
 
 /// The longest checkpoint, in bytes.
 pub(crate) const MAX_CHECKPOINT: usize = 64 << 10;
@@ -223,7 +223,7 @@ impl Engine {
             if let Ok(at) = c.segments.append_somehow(record, &c.bytes) {
                 return Ok(at);
             }
-            std::thread::yield_now();
+            yield_now();
         }
         Err(NoRoom)
     }
@@ -365,7 +365,7 @@ impl Engine {
         let mut verdict = self.claim(k, wish)?;
         // Another `first_seen` is just about to finish: its answer decides ours.
         while let Verdict::InFlight(_) = verdict {
-            std::thread::yield_now();
+            yield_now();
             verdict = self.wait(k, wish, Tick::NEVER)?;
         }
         match Self::seen_first(verdict)? {

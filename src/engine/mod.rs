@@ -23,7 +23,7 @@ pub(crate) use wait::WaitTurn;
 use crate::alarm::Alarm;
 use crate::answer::{Mismatch, Outcome, Stored, record_status};
 use crate::clock::{Clock, Span, Tick, Timeline};
-use crate::epoch::{Limbo, Pins};
+use crate::epoch::{Guard, Limbo, Pins};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::key::{Key, KeyHasher};
@@ -39,7 +39,6 @@ use crate::shard::tend::Sweep;
 use crate::shard::{Commons, Glimpse, Keyed, Locked, Refused, Shard, Verdict, completed_state};
 use crate::stats::{Replays, Stats, Tally};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
-use crossbeam_epoch::Guard;
 
 /// What a builder has checked.
 pub(crate) struct Settings {

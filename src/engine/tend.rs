@@ -6,7 +6,7 @@
 
 use super::Engine;
 use crate::clock::{Span, Tick};
-use crate::epoch::is_nth_call;
+use crate::epoch::{Guard, is_nth_call};
 use crate::log::Log;
 use crate::log::format::Pos;
 use crate::quota::{Quota, Share};
@@ -15,7 +15,6 @@ use crate::shard::halves::Carried;
 use crate::shard::tend::Tended;
 use crate::shard::{Keyed, Refused};
 use crate::sync::{Arc, Ordering, Weak};
-use crossbeam_epoch::Guard;
 use std::time::Duration;
 
 /// Steps of its shard's lease wheel that a call takes along.

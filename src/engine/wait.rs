@@ -32,6 +32,11 @@ impl Engine {
         });
         match turn {
             Ok(Look::Answer(verdict)) => self.record_verdict(k, wish, verdict).map(WaitTurn::Answer),
+            // The nudge of a close that came since `enter` was taken by this look.
+            Ok(Look::Wait(_)) if self.is_closed() => {
+                self.give_up(k, waiter);
+                Err(Error::Closed)
+            }
             Ok(Look::Wait(until)) => Ok(WaitTurn::Sleep(until)),
             Err(error) => {
                 self.give_up(k, waiter);
@@ -95,5 +100,92 @@ impl Engine {
             shard.lock().nudge_all();
         }
         self.commons.alarm.ring();
+    }
+}
+
+#[cfg(all(test, onceonly_loom))]
+mod loom {
+    use crate::sync::{explore, spawn};
+    use crate::*;
+    use std::time::Duration;
+
+    fn key() -> Key<'static> {
+        Key::unscoped("k")
+    }
+
+    fn store() -> Store {
+        Store::builder()
+            .clock(ManualClock::new())
+            .helper_thread(false)
+            .shards(1)
+            .max_keys(8)
+            .max_in_flight(4)
+            .max_bytes(1 << 20)
+            .ttl(Duration::from_secs(60))
+            .in_memory()
+            .unwrap()
+    }
+
+    fn acquire(store: &Store) -> ClaimGuard<'static> {
+        match store.claim(key(), Fingerprint::NONE).unwrap() {
+            Claim::Acquired(guard) => guard.into_owned(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Claims, waiting if it has to; true if it acquired, and then it completes.
+    fn work_or_wait(store: &Store) -> Result<bool> {
+        match store.claim_wait(key(), Fingerprint::NONE, Deadline::NEVER)? {
+            Claim::Acquired(guard) => guard.complete(b"done").map(|()| true),
+            Claim::Completed(outcome) => {
+                assert_eq!(&*outcome, b"done");
+                Ok(false)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn of_two_who_claim_one_wins_and_the_other_gets_its_outcome() {
+        explore(4, || {
+            let store = store();
+            let other = {
+                let store = store.clone();
+                spawn(move || work_or_wait(&store).unwrap())
+            };
+            let won = work_or_wait(&store).unwrap();
+            assert!(won != other.join().unwrap());
+        });
+    }
+
+    #[test]
+    fn a_released_claim_goes_to_one_of_those_who_wait() {
+        explore(3, || {
+            let store = store();
+            let holder = acquire(&store);
+            let waiting = [(); 2].map(|()| {
+                let store = store.clone();
+                spawn(move || work_or_wait(&store).unwrap())
+            });
+            holder.release().unwrap();
+            let won = waiting.map(|t| t.join().unwrap());
+            assert!(won[0] != won[1]);
+        });
+    }
+
+    /// A waiter whose look had begun before the close once took the close's nudge with that look,
+    /// and slept on until the lease ended.
+    #[test]
+    fn a_close_ends_every_wait() {
+        explore(4, || {
+            let store = store();
+            let _holder = acquire(&store);
+            let waiting = {
+                let store = store.clone();
+                spawn(move || work_or_wait(&store))
+            };
+            store.close().unwrap();
+            assert!(matches!(waiting.join().unwrap(), Err(Error::Closed)));
+        });
     }
 }

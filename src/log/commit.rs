@@ -172,3 +172,62 @@ mod tests {
         assert!(committer.wait(Pos::START, well).is_ok(), "it was durable before");
     }
 }
+
+#[cfg(all(test, onceonly_loom))]
+mod loom {
+    use super::*;
+    use crate::sync::{Arc, AtomicU64, explore, spawn};
+
+    /// What has been appended, and a sync of all of it.
+    struct Device {
+        committer: Committer,
+        end: AtomicU64,
+    }
+
+    impl Device {
+        fn new() -> Arc<Self> {
+            Arc::new(Device {
+                committer: Committer::new(Pos::START),
+                end: AtomicU64::new(0),
+            })
+        }
+
+        fn commit(&self) -> Result<()> {
+            let mine = self.end.fetch_add(1, Ordering::AcqRel) + 1;
+            let end = || Pos::new(0, self.end.load(Ordering::Acquire) as usize);
+            self.committer.wait(Pos::new(0, mine as usize), || Ok(end()))?;
+            assert!(self.committer.durable() >= Pos::new(0, mine as usize));
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_lead_is_handed_on_and_nobody_is_left_waiting() {
+        explore(3, || {
+            let device = Device::new();
+            let others = [1, 2].map(|rounds| {
+                let device = device.clone();
+                spawn(move || (0..rounds).for_each(|_| device.commit().unwrap()))
+            });
+            device.commit().unwrap();
+            others.into_iter().for_each(|t| t.join().unwrap());
+            assert!(device.committer.state.lock().waiters.is_empty());
+        });
+    }
+
+    #[test]
+    fn a_failed_sync_fails_all_who_wait() {
+        explore(3, || {
+            let device = Device::new();
+            let other = {
+                let device = device.clone();
+                spawn(move || device.commit().is_ok())
+            };
+            let failed = device.committer.wait(Pos::new(0, 9), || Err(Error::Closed));
+            assert!(failed.is_err() && device.committer.has_failed());
+            let before = other.join().unwrap();
+            assert_eq!(device.committer.durable() > Pos::START, before);
+            assert!(device.commit().is_err());
+        });
+    }
+}

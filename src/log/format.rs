@@ -44,7 +44,7 @@ use crate::clock::{Span, Tick};
 use crate::segment::record::{Stamp, bare_word, is_first_word, kind_bits, len_bits};
 use crate::segment::table::HEADER_WORDS;
 use crate::segment::words::WORD;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{Ordering, Word};
 
 /// The format written, and the newest read.
 pub(crate) const VERSION: u32 = 1;
@@ -143,7 +143,7 @@ impl Header {
         words
     }
 
-    pub(crate) fn write(&self, to: &[AtomicU64]) {
+    pub(crate) fn write(&self, to: &[Word]) {
         for (word, to) in self.words().into_iter().zip(to) {
             to.store(word.to_le(), Ordering::Relaxed);
         }
@@ -234,7 +234,7 @@ impl Note {
     }
 
     /// Writes it at this word of its segment.
-    pub(crate) fn write(self, to: &[AtomicU64], stamp: Stamp, word: usize) {
+    pub(crate) fn write(self, to: &[Word], stamp: Stamp, word: usize) {
         let (kind, rest) = match self {
             Note::Mark(mark) => {
                 let turns = u64::from(mark.turn) << 32 | u64::from(mark.first);
@@ -257,7 +257,7 @@ impl Note {
     }
 
     /// Reads a record whose sum has verified; `None` if it is none of these.
-    fn read(words: &[AtomicU64]) -> Option<Note> {
+    fn read(words: &[Word]) -> Option<Note> {
         let word = |at: usize| {
             words
                 .get(at)
@@ -301,7 +301,7 @@ impl Entry {
 }
 
 /// The same for what has been looked at before: lengths are checked, sums are not.
-pub(crate) fn known_entry_at(words: &[AtomicU64], at: usize) -> Entry {
+pub(crate) fn known_entry_at(words: &[Word], at: usize) -> Entry {
     let rest = words.get(at..).unwrap_or_default();
     let w0 = rest
         .first()
@@ -317,7 +317,7 @@ pub(crate) fn known_entry_at(words: &[AtomicU64], at: usize) -> Entry {
 
 /// Looks at the word `at` of a segment's words. No length is believed before it was compared
 /// with the room there is, and nothing before its sum has verified.
-pub(crate) fn entry_at(words: &[AtomicU64], at: usize, stamp: Stamp) -> Entry {
+pub(crate) fn entry_at(words: &[Word], at: usize, stamp: Stamp) -> Entry {
     let Some(rest) = words.get(at..) else {
         return Entry::Nothing;
     };
@@ -338,7 +338,7 @@ pub(crate) fn entry_at(words: &[AtomicU64], at: usize, stamp: Stamp) -> Entry {
 }
 
 /// The first thing at this word or behind it that verifies, past whatever does not.
-pub(crate) fn next_entry(words: &[AtomicU64], from: usize, stamp: Stamp) -> Option<(usize, Entry)> {
+pub(crate) fn next_entry(words: &[Word], from: usize, stamp: Stamp) -> Option<(usize, Entry)> {
     (from..words.len()).find_map(|at| {
         let first = u64::from_le(words[at].load(Ordering::Relaxed));
         let entry = if is_first_word(first) {
@@ -354,12 +354,12 @@ pub(crate) fn next_entry(words: &[AtomicU64], from: usize, stamp: Stamp) -> Opti
 mod tests {
     use super::*;
 
-    fn memory(words: usize) -> Vec<AtomicU64> {
-        (0..words).map(|_| AtomicU64::new(0)).collect()
+    fn memory(words: usize) -> Vec<Word> {
+        (0..words).map(|_| Word::new(0)).collect()
     }
 
-    fn bytes(words: &[AtomicU64]) -> Vec<u8> {
-        let load = |w: &AtomicU64| w.load(Ordering::Relaxed).to_ne_bytes();
+    fn bytes(words: &[Word]) -> Vec<u8> {
+        let load = |w: &Word| w.load(Ordering::Relaxed).to_ne_bytes();
         words.iter().flat_map(load).collect()
     }
 

@@ -23,7 +23,7 @@ use crate::segment::Record;
 use crate::segment::record::{Stamp, TimeBase};
 use crate::segment::table::HEADER_WORDS;
 use crate::segment::words::Copied;
-use crate::sync::{Arc, AtomicU64};
+use crate::sync::{Arc, Word};
 use std::cmp::Reverse;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -205,7 +205,7 @@ fn begun_at(place: &Place, store: u64, serial: u32) -> Result<(Option<u32>, u64)
 
 /// What stands at a word of a segment, and the record if it is one with a key.
 pub(super) fn record_at<'s>(
-    words: &[AtomicU64],
+    words: &[Word],
     at: usize,
     stamp: Stamp,
     time: TimeBase,

@@ -25,7 +25,7 @@ use crate::error::{Error, Result};
 use crate::segment::record::{Stamp, TimeBase};
 use crate::segment::table::HEADER_WORDS;
 use crate::segment::words::WORD;
-use crate::sync::{Arc, AtomicU64, Ordering};
+use crate::sync::{Arc, Ordering, Word};
 use std::path::{Path, PathBuf};
 
 /// A segment as it was found.
@@ -71,7 +71,7 @@ impl Segment {
         TimeBase::new(self.base, self.ttl)
     }
 
-    pub(crate) fn words(&self) -> &[AtomicU64] {
+    pub(crate) fn words(&self) -> &[Word] {
         self.memory.mapping.words()
     }
 

@@ -43,7 +43,7 @@ use super::words::{Published, WORD, WordWriter};
 use crate::clock::{Span, Tick};
 use crate::fingerprint::Fingerprint;
 use crate::key::{CheckedKey, MAX_ID, MAX_SCOPE};
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{Ordering, Word};
 
 /// The largest outcome the builder may allow. With the longest key it stays far below what
 /// `len_words` can say.
@@ -132,7 +132,7 @@ impl Stamp {
     }
 
     /// The sum of a record with first word `w0` whose words from w2 on are `rest`.
-    fn sum(self, w0: u64, expires: u32, rest: &[AtomicU64], word: usize) -> u32 {
+    fn sum(self, w0: u64, expires: u32, rest: &[Word], word: usize) -> u32 {
         let mut body = crc32fast::Hasher::new();
         body.update(&w0.to_le_bytes());
         // By way of a small buffer: one call a word would cost more than the copy.
@@ -156,7 +156,7 @@ impl Stamp {
 
     /// Ends a record whose words from w2 on are written: the sum, then the first word, which
     /// makes it one.
-    pub(crate) fn seal(self, w0: u64, expires: u32, to: &[AtomicU64], word: usize) {
+    pub(crate) fn seal(self, w0: u64, expires: u32, to: &[Word], word: usize) {
         let sum = self.sum(w0, expires, &to[2..], word);
         let w1 = u64::from(expires) << 32 | u64::from(sum);
         to[1].store(w1.to_le(), Ordering::Relaxed);
@@ -166,7 +166,7 @@ impl Stamp {
     }
 
     /// Does the record that starts at `words` and ends with them verify?
-    pub(crate) fn holds(self, words: &[AtomicU64], word: usize) -> bool {
+    pub(crate) fn holds(self, words: &[Word], word: usize) -> bool {
         let load = |at: usize| u64::from_le(words[at].load(Ordering::Relaxed));
         words.len() >= FIXED && {
             let (w0, w1) = (load(0), load(1));
@@ -358,7 +358,7 @@ impl<'a> Draft<'a> {
 
     /// Writes the record to `to`, whose length is `fit.words`, but for its first two words,
     /// which are returned.
-    fn write_rest(&self, time: &TimeBase, fit: &Fit, to: &[AtomicU64]) -> [u64; 2] {
+    fn write_rest(&self, time: &TimeBase, fit: &Fit, to: &[Word]) -> [u64; 2] {
         debug_assert_eq!(to.len(), fit.words);
         let bytes = self.key.len() + self.body.len();
         let mut flags = 0;
@@ -398,21 +398,14 @@ impl<'a> Draft<'a> {
     }
 
     /// Writes the record where nothing is recovered from: without a sum.
-    pub(crate) fn write(&self, time: &TimeBase, fit: &Fit, to: &[AtomicU64]) {
+    pub(crate) fn write(&self, time: &TimeBase, fit: &Fit, to: &[Word]) {
         for (word, to) in self.write_rest(time, fit, to).into_iter().zip(to) {
             to.store(word.to_le(), Ordering::Relaxed);
         }
     }
 
     /// Writes the record as the log wants it, at this word of its segment.
-    pub(crate) fn write_summed(
-        &self,
-        time: &TimeBase,
-        fit: &Fit,
-        to: &[AtomicU64],
-        stamp: Stamp,
-        word: usize,
-    ) {
+    pub(crate) fn write_summed(&self, time: &TimeBase, fit: &Fit, to: &[Word], stamp: Stamp, word: usize) {
         let [w0, _] = self.write_rest(time, fit, to);
         stamp.seal(w0, fit.expires, to, word);
     }
@@ -631,11 +624,11 @@ mod tests {
     use crate::key::Key;
     use proptest::prelude::*;
 
-    fn memory(words: usize) -> Vec<AtomicU64> {
-        (0..words).map(|_| AtomicU64::new(0)).collect()
+    fn memory(words: usize) -> Vec<Word> {
+        (0..words).map(|_| Word::new(0)).collect()
     }
 
-    fn read(words: &[AtomicU64], time: TimeBase) -> Option<Record<'_>> {
+    fn read(words: &[Word], time: TimeBase) -> Option<Record<'_>> {
         // SAFETY: the tests write before they read, on one thread.
         #[allow(unsafe_code)]
         Record::read(unsafe { Published::new(words) }, time)
@@ -760,7 +753,7 @@ mod tests {
             let words: Vec<_> = words
                 .into_iter()
                 .enumerate()
-                .map(|(i, w)| AtomicU64::new(if i == 0 { (w & !0xff_ffff & ((1 << END_AT) - 1)) | len } else { w }))
+                .map(|(i, w)| Word::new(if i == 0 { (w & !0xff_ffff & ((1 << END_AT) - 1)) | len } else { w }))
                 .collect();
             if let Some(record) = read(&words, time()) {
                 let _ = (record.draft().is_some(), record.checkpoint(), record.key(), record.outcome(), record.written(), record.fingerprint(), record.deadline());

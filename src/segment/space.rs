@@ -22,11 +22,10 @@ use super::record::{Draft, TimeBase};
 use super::table::{Address, HEADER_WORDS, MAX_SEGMENTS, SegmentTable};
 use super::words::{Mapping, WORD};
 use crate::clock::{Span, Tick};
-use crate::epoch::{Limbo, thread_stripe};
+use crate::epoch::{Guard, Limbo, thread_stripe};
 use crate::quota::Quota;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
 use crate::wheel::{Advance, Wheel};
-use crossbeam_epoch::Guard;
 use std::collections::HashMap;
 
 /// The largest segment that holds more than one record.

@@ -9,8 +9,8 @@
 use super::record::{Record, TimeBase};
 use super::words::{Mapping, Published, SharedWords, prefetch};
 use crate::clock::{Span, Tick};
-use crate::sync::{AtomicU64, Ordering};
-use crossbeam_epoch::Guard;
+use crate::epoch::Guard;
+use crate::sync::{AtomicU64, Ordering, Word};
 use std::sync::OnceLock;
 
 /// Bits of an address that name the word; the rest of the 40 name the segment.
@@ -96,8 +96,8 @@ impl Entry {
     }
 }
 
-/// Entries come in chunks, made when their first id is issued.
-const CHUNK: usize = 64;
+/// Entries come in chunks, made when their first id is issued. A model checker has few.
+const CHUNK: usize = if cfg!(all(test, onceonly_loom)) { 4 } else { 64 };
 
 pub(crate) struct SegmentTable {
     chunks: Box<[OnceLock<Box<[Entry; CHUNK]>>]>,
@@ -235,7 +235,7 @@ impl SegmentTable {
 
 impl Entry {
     #[inline]
-    fn words<'g>(&self, pin: &'g Guard) -> Option<&'g [AtomicU64]> {
+    fn words<'g>(&self, pin: &'g Guard) -> Option<&'g [Word]> {
         // SAFETY: the only place that hides mappings is `Space::retire`, which puts them into
         // the limbo of the same collector `pin` belongs to; and ids come back for `open` only
         // after the sweep that follows and another grace period (`Space::sweep_done`).
@@ -269,5 +269,101 @@ mod tests {
         assert_eq!(table.ids(), 64);
         let at = Address::new(70, HEADER_WORDS);
         assert!(!table.is_open(at) && !table.add_live(at));
+    }
+}
+
+#[cfg(all(test, onceonly_loom))]
+mod loom {
+    use super::*;
+    use crate::epoch::{Limbo, Pins};
+    use crate::sync::{Arc, explore, spawn};
+    use ::loom::cell::UnsafeCell;
+
+    const ID: u32 = 1;
+
+    /// A mapping whose memory loom watches: it complains of a read that is not ordered before the
+    /// unmapping.
+    struct Watched {
+        mapping: Mapping,
+        memory: Arc<UnsafeCell<()>>,
+    }
+
+    struct Fixture {
+        table: SegmentTable,
+        pins: Pins,
+        limbo: Limbo<Watched>,
+        memory: [Arc<UnsafeCell<()>>; 2],
+    }
+
+    // SAFETY: all its parts are safe to share but for the cells, which hold nothing and which loom
+    // checks every access to.
+    unsafe impl Sync for Fixture {}
+    // SAFETY: as above.
+    unsafe impl Send for Fixture {}
+
+    impl Fixture {
+        /// Mapping `n`, which has `n + 1` pages.
+        fn open(&self, n: usize) -> Watched {
+            let mapping = Mapping::on_heap(4_096 * (n + 1));
+            self.table.open(
+                ID,
+                &mapping,
+                &TimeBase::new(Tick(n as u64), Span::from_millis(10)),
+            );
+            let memory = self.memory[n].clone();
+            Watched { mapping, memory }
+        }
+
+        fn retire(&self, watched: Watched) {
+            let pin = self.pins.pin();
+            self.table.close(ID);
+            self.table.hide(ID);
+            let bytes = watched.mapping.bytes() as u64;
+            self.limbo.put(&pin, watched, bytes);
+        }
+
+        fn reap(&self) -> bool {
+            let Some(watched) = self.limbo.take() else {
+                return false;
+            };
+            watched.memory.with_mut(|_| ());
+            drop(watched);
+            true
+        }
+
+        /// Reads as a reader does: what is shown is whole and stays.
+        fn read(&self) {
+            let pin = self.pins.pin();
+            let Some(entry) = self.table.entry(ID) else { return };
+            let Some(words) = entry.words(&pin) else { return };
+            let n = words.len() / (4_096 / size_of::<u64>()) - 1;
+            self.memory[n].with(|_| ());
+            assert_eq!(words[words.len() - 1].load(Ordering::Relaxed), 0);
+            assert_eq!(entry.time().base, Tick(n as u64), "described before it was shown");
+            self.memory[n].with(|_| ());
+        }
+    }
+
+    #[test]
+    fn a_retired_segment_outlives_its_readers_and_its_id_comes_back_whole() {
+        explore(3, || {
+            let f = Arc::new(Fixture {
+                table: SegmentTable::new(4),
+                pins: Pins::new(),
+                limbo: Limbo::new(),
+                memory: [(); 2].map(|()| Arc::new(UnsafeCell::new(()))),
+            });
+            let first = f.open(0);
+            let readers = [(); 2].map(|()| {
+                let f = f.clone();
+                spawn(move || f.read())
+            });
+            f.retire(first);
+            // The id is issued again only when nobody can have seen the old mapping.
+            let second = f.reap().then(|| f.open(1));
+            f.read();
+            readers.into_iter().for_each(|t| t.join().unwrap());
+            assert!(second.is_some() || f.reap());
+        });
     }
 }

@@ -1,7 +1,7 @@
 //! Memory as atomic words.
 //!
 //! Segments are written by one thread while others read what was published before, so all
-//! access goes through `AtomicU64`: a data race cannot be expressed. Bytes are handed out as
+//! access goes through atomic [`Word`]s: a data race cannot be expressed. Bytes are handed out as
 //! `&[u8]` only from a [`Published`] range, which nobody writes again.
 //!
 //! This is one of the rooms where `unsafe` is allowed; its duties are few:
@@ -9,8 +9,8 @@
 //! while the mapping behind it cannot go, and a [`Published`] range is never written.
 #![allow(unsafe_code)]
 
-use crate::sync::{AtomicPtr, AtomicU64, Ordering};
-use crossbeam_epoch::Guard;
+use crate::epoch::Guard;
+use crate::sync::{AtomicPtr, AtomicU64, Ordering, Word};
 use std::io;
 
 /// Bytes in a word.
@@ -24,7 +24,7 @@ pub(crate) struct Mapping {
 enum Backing {
     Map(memmap2::MmapRaw),
     /// For simulated disks: thousands of small ones would cost two system calls each.
-    Heap(Box<[AtomicU64]>),
+    Heap(Box<[Word]>),
 }
 
 impl Mapping {
@@ -46,7 +46,7 @@ impl Mapping {
     }
 
     pub(crate) fn on_heap(bytes: usize) -> Self {
-        let words = (0..bytes.div_ceil(WORD)).map(|_| AtomicU64::new(0)).collect();
+        let words = (0..bytes.div_ceil(WORD)).map(|_| Word::new(0)).collect();
         Mapping {
             memory: Backing::Heap(words),
         }
@@ -98,7 +98,7 @@ impl Mapping {
         }
     }
 
-    pub(crate) fn words(&self) -> &[AtomicU64] {
+    pub(crate) fn words(&self) -> &[Word] {
         let map = match &self.memory {
             Backing::Map(map) => map,
             Backing::Heap(words) => return words,
@@ -167,7 +167,7 @@ impl ForkMark {
 /// Where readers find a mapping's words without a lock.
 #[derive(Default)]
 pub(crate) struct SharedWords {
-    base: AtomicPtr<AtomicU64>,
+    base: AtomicPtr<Word>,
     len: AtomicU64,
 }
 
@@ -199,7 +199,7 @@ impl SharedWords {
     /// Whoever hides a mapping must keep it alive until every guard pinned at that time is
     /// dropped, and the entry must not be shown again (with another length) before that.
     #[inline]
-    pub(crate) unsafe fn load<'g>(&self, _pin: &'g Guard) -> Option<&'g [AtomicU64]> {
+    pub(crate) unsafe fn load<'g>(&self, _pin: &'g Guard) -> Option<&'g [Word]> {
         // Acquire: pairs with the Release in `show`.
         let base = self.base.load(Ordering::Acquire);
         if base.is_null() {
@@ -215,14 +215,14 @@ impl SharedWords {
 
 /// Words nobody will write again during `'a`.
 #[derive(Clone, Copy)]
-pub(crate) struct Published<'a>(&'a [AtomicU64]);
+pub(crate) struct Published<'a>(&'a [Word]);
 
 impl<'a> Published<'a> {
     /// # Safety
     ///
     /// The words were fully written before this thread learned of them (by an Acquire load or
     /// a lock), and nothing writes them during `'a`.
-    pub(crate) unsafe fn new(words: &'a [AtomicU64]) -> Self {
+    pub(crate) unsafe fn new(words: &'a [Word]) -> Self {
         Published(words)
     }
 
@@ -259,11 +259,11 @@ impl<'a> Published<'a> {
 /// Words copied out of memory that others may write, so that they can be read as bytes. Room for
 /// one copy at a time.
 #[derive(Default)]
-pub(crate) struct Copied(Vec<AtomicU64>);
+pub(crate) struct Copied(Vec<Word>);
 
 impl Copied {
-    pub(crate) fn of<'s>(&'s mut self, words: &[AtomicU64]) -> Published<'s> {
-        let load = |word: &AtomicU64| AtomicU64::new(word.load(Ordering::Relaxed));
+    pub(crate) fn of<'s>(&'s mut self, words: &[Word]) -> Published<'s> {
+        let load = |word: &Word| Word::new(word.load(Ordering::Relaxed));
         self.0.clear();
         self.0.extend(words.iter().map(load));
         // SAFETY: written above, on this thread. Nobody else can get at these words, and `self`
@@ -275,7 +275,7 @@ impl Copied {
 /// Writes byte strings end to end into words, the last one padded with zeros. The bytes lie in
 /// memory in their own order on every machine.
 pub(crate) struct WordWriter<'a> {
-    words: &'a [AtomicU64],
+    words: &'a [Word],
     at: usize,
     /// Bytes waiting for a full word, in the low end.
     held: u64,
@@ -283,7 +283,7 @@ pub(crate) struct WordWriter<'a> {
 }
 
 impl<'a> WordWriter<'a> {
-    pub(crate) fn new(words: &'a [AtomicU64]) -> Self {
+    pub(crate) fn new(words: &'a [Word]) -> Self {
         WordWriter {
             words,
             at: 0,
@@ -362,7 +362,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn written(parts: &[Vec<u8>]) -> Vec<u8> {
-        let words: Vec<AtomicU64> = (0..200).map(|_| AtomicU64::new(u64::MAX)).collect();
+        let words: Vec<Word> = (0..200).map(|_| Word::new(u64::MAX)).collect();
         let mut writer = WordWriter::new(&words);
         for part in parts {
             writer.bytes(part);
@@ -394,7 +394,7 @@ mod tests {
 
     #[test]
     fn reading_past_the_end_reads_nothing() {
-        let words = [AtomicU64::new(7)];
+        let words = [Word::new(7)];
         // SAFETY: nothing writes the word.
         let published = unsafe { Published::new(&words) };
         assert_eq!(published.word(5), 0);

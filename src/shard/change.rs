@@ -8,6 +8,7 @@ use super::wait::{Mail, Served, Waiter};
 use super::{Commons, Flight, Found, Inner, Keyed, Locked, Lost, Question, Refused, Ticket, Verdict};
 use crate::answer::Outcome;
 use crate::clock::{Span, Tick};
+use crate::epoch::Guard;
 use crate::error::Result;
 use crate::fingerprint::Fingerprint;
 use crate::key::CheckedKey;
@@ -17,7 +18,6 @@ use crate::segment::record::room_for_empty;
 use crate::status::Cause;
 use crate::status::Status;
 use crate::sync::{Arc, Ordering};
-use crossbeam_epoch::Guard;
 
 /// How long a waiter sleeps at most while a change is being recorded.
 const BUSY_PATIENCE: Span = Span::from_millis(100);

@@ -15,11 +15,11 @@ use super::wait::Served;
 use super::{Commons, Found, Keyed, Locked, Lost, Refused, Ticket};
 use crate::answer::Outcome;
 use crate::clock::{Span, Tick};
+use crate::epoch::Guard;
 use crate::fingerprint::Fingerprint;
 use crate::segment::{Address, Draft};
 use crate::shard::change::{Attached, Held};
 use crate::sync::Arc;
-use crossbeam_epoch::Guard;
 
 /// A claim as it was when a change of it began, to write its record from.
 #[derive(Clone)]

@@ -27,12 +27,11 @@
 //! NSDI 2021).
 #![allow(unsafe_code)] // one dereference, see `SharedTable::load`
 
-use crate::epoch::Limbo;
+use crate::epoch::{Guard, Limbo};
 use crate::key::TAG_BITS;
 use crate::segment::Address;
 use crate::segment::words::prefetch;
 use crate::sync::{AtomicPtr, AtomicU64, Ordering};
-use crossbeam_epoch::Guard;
 
 /// A slot's contents.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -650,5 +649,151 @@ mod tests {
                 }
             }
         }
+    }
+}
+
+#[cfg(all(test, onceonly_loom))]
+mod loom {
+    use super::*;
+    use crate::epoch::Pins;
+    use crate::segment::table::HEADER_WORDS;
+    use crate::sync::{Arc, Mutex, explore, spawn};
+    use ::loom::cell::UnsafeCell;
+
+    const TAG: u32 = 5;
+
+    fn record(n: usize) -> Target {
+        Target::Record(Address::new(0, HEADER_WORDS + n))
+    }
+
+    /// One shard's index, and what its records hold: loom complains of a read that is not ordered
+    /// after the write.
+    struct Fixture {
+        index: Mutex<Index>,
+        shared: SharedTable,
+        pins: Pins,
+        limbo: Limbo<Table>,
+        records: [UnsafeCell<u32>; 2],
+        /// The memory of the first table, as far as loom is concerned.
+        first_table: UnsafeCell<()>,
+    }
+
+    // SAFETY: all its parts are safe to share but for the cells, and loom checks every access to
+    // those.
+    unsafe impl Sync for Fixture {}
+
+    impl Fixture {
+        fn new() -> Arc<Self> {
+            let (index, shared) = Index::new(0);
+            Arc::new(Fixture {
+                index: Mutex::new(index),
+                shared,
+                pins: Pins::new(),
+                limbo: Limbo::new(),
+                records: [UnsafeCell::new(0), UnsafeCell::new(0)],
+                first_table: UnsafeCell::new(()),
+            })
+        }
+
+        fn insert(&self, n: usize) {
+            // SAFETY: nobody knows of the record yet; loom checks it.
+            self.records[n].with_mut(|record| unsafe { *record = n as u32 + 1 });
+            let mut index = self.index.lock();
+            let mut vacant = None;
+            let buckets = index.buckets();
+            buckets.probe_for_insert(TAG, &mut vacant, |_, _| None::<()>);
+            index.insert(vacant.expect("there is room"), Slot::new(TAG, record(n)));
+        }
+
+        fn rebuild(&self) {
+            let pin = self.pins.pin();
+            let mut index = self.index.lock();
+            let plan = index.plan_for(14);
+            index.rebuild(plan, &self.shared, &self.limbo, &pin, |_| true, |_, _| ());
+        }
+
+        /// Frees what nobody can see any more.
+        fn reap(&self) {
+            if let Some(table) = self.limbo.take() {
+                self.first_table.with_mut(|_| ());
+                drop(table);
+            }
+        }
+
+        /// Looks record `n` up as a reader does.
+        fn finds(&self, n: usize) -> bool {
+            let pin = self.pins.pin();
+            let buckets = self.shared.load(&pin);
+            let touch = || {
+                if buckets.0.len() == SIZES[0] as usize {
+                    self.first_table.with(|_| ());
+                }
+            };
+            touch();
+            let found = buckets.probe(TAG, |_, slot| (slot.target() == Some(record(n))).then_some(()));
+            if found.is_some() {
+                // SAFETY: the record was written before its slot; loom checks it.
+                let holds = self.records[n].with(|record| unsafe { *record });
+                assert_eq!(holds, n as u32 + 1);
+            }
+            touch();
+            found.is_some()
+        }
+    }
+
+    #[test]
+    fn a_slot_is_seen_after_its_record() {
+        explore(4, || {
+            let f = Fixture::new();
+            let reader = {
+                let f = f.clone();
+                spawn(move || f.finds(0) && f.finds(0))
+            };
+            f.insert(0);
+            reader.join().unwrap();
+            assert!(f.finds(0));
+        });
+    }
+
+    #[test]
+    fn readers_find_what_stays_through_a_rebuild_and_the_old_table_outlives_them() {
+        explore(3, || {
+            let f = Fixture::new();
+            f.insert(0);
+            let readers = [(); 2].map(|()| {
+                let f = f.clone();
+                spawn(move || assert!(f.finds(0)))
+            });
+            f.rebuild();
+            f.insert(1);
+            f.reap();
+            readers.into_iter().for_each(|t| t.join().unwrap());
+            f.reap();
+            assert!(f.finds(0) && f.finds(1));
+            assert_eq!(f.limbo.bytes(), 0);
+        });
+    }
+
+    #[test]
+    fn what_is_removed_is_missed_and_its_neighbours_are_found() {
+        explore(3, || {
+            let f = Fixture::new();
+            f.insert(0);
+            f.insert(1);
+            let reader = {
+                let f = f.clone();
+                spawn(move || {
+                    f.finds(0);
+                    assert!(f.finds(1));
+                })
+            };
+            let mut index = f.index.lock();
+            let found = |place, slot: Slot| (slot.target() == Some(record(0))).then_some(place);
+            let place = index.buckets().probe(TAG, found).expect("it was inserted");
+            index.remove(place);
+            drop(index);
+            reader.join().unwrap();
+            assert!(!f.finds(0));
+        });
     }
 }

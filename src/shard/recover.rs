@@ -10,11 +10,11 @@ use super::index::{Slot, Target};
 use super::lease::{Busy, Lease};
 use super::{Commons, Found, Keyed, Locked};
 use crate::clock::Tick;
+use crate::epoch::Guard;
 use crate::key::KeyHasher;
 use crate::segment::Address;
 use crate::segment::record::Kind;
 use crate::status::Cause;
-use crossbeam_epoch::Guard;
 
 /// What was found.
 #[derive(Clone, Copy, Default)]

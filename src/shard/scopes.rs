@@ -18,7 +18,7 @@ pub(crate) struct Scopes {
 
 impl Scopes {
     pub(crate) fn new(limit: u64) -> Self {
-        let hasher = ahash::RandomState::new();
+        let hasher = crate::key::seeds();
         Scopes {
             limit,
             parts: std::array::from_fn(|_| Mutex::new(HashMap::with_hasher(hasher.clone()))),

@@ -7,11 +7,11 @@ use super::index::Target;
 use super::state::Phase;
 use super::{Commons, Inner, Keyed, Locked};
 use crate::clock::{Span, Tick};
+use crate::epoch::Guard;
 use crate::segment::Address;
 use crate::status::Cause;
 use crate::sync::{AtomicU64, Ordering};
 use crate::wheel::{Advance, Wheel};
-use crossbeam_epoch::Guard;
 
 /// How long a nudged waiter may take to look before another one is nudged as well.
 pub(crate) const PATIENCE: Span = Span::from_millis(10);

@@ -60,7 +60,7 @@
 //! ```
 
 use crate::disk::{Disk, DiskFile, Memory};
-use crate::sync::{Arc, AtomicU64, Mutex, MutexGuard, Ordering};
+use crate::sync::{Arc, Mutex, MutexGuard, Ordering, Word};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::{self, ErrorKind};
@@ -790,7 +790,7 @@ impl Content {
     /// Others write them while they are read here. Relaxed suffices: what a thread wrote before
     /// it asked for a sync is seen by whoever carries the sync out, and of what is written
     /// meanwhile any part may be seen.
-    fn words(&self) -> &[AtomicU64] {
+    fn words(&self) -> &[Word] {
         self.live.mapping.words()
     }
 
@@ -947,11 +947,11 @@ fn is_dropped(dropped: &BTreeMap<usize, Vec<u64>>, sector: usize, live: &[u64]) 
     dropped.get(&sector).is_some_and(|then| then == live)
 }
 
-fn load(words: &[AtomicU64]) -> Vec<u64> {
+fn load(words: &[Word]) -> Vec<u64> {
     words.iter().map(|word| word.load(Ordering::Relaxed)).collect()
 }
 
-fn keep(live: &[AtomicU64], durable: &mut [u64]) {
+fn keep(live: &[Word], durable: &mut [u64]) {
     for (live, durable) in live.iter().zip(durable) {
         *durable = live.load(Ordering::Relaxed);
     }
