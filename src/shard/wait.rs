@@ -221,7 +221,8 @@ impl Queues {
         if let Some(at) = self.position(hash, key) {
             let queue = &mut self.queues[at];
             queue.latest = queue.latest.max(until);
-            let mut places = queue.places.iter_mut();
+            // From the end: who looks first of all has just joined.
+            let mut places = queue.places.iter_mut().rev();
             if let Some(place) = places.find(|p| Arc::ptr_eq(&p.waiter, waiter)) {
                 place.nudged = false;
             }

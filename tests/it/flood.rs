@@ -1,12 +1,15 @@
-//! Floods against a store with a log: budgets hold, refusals are typed, whoever is known goes on,
-//! and when time has passed everything works again.
+//! Floods: budgets hold, refusals are typed, whoever is known goes on, and when time has passed
+//! everything works again.
 //!
 //! `ONCEONLY_FLOOD` scales the number of keys.
 
-use crate::support::{LEASE, Rng, TTL, scaled};
+use crate::support::{LEASE, Rng, TTL, acquire, scaled};
 use onceonly::sim::disk::SimDisk;
 use onceonly::*;
-use std::time::Duration;
+use std::future::Future;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 const DIR: &str = "/store";
 const MINUTE: Duration = Duration::from_secs(60);
@@ -307,4 +310,195 @@ fn a_week_of_keys_of_a_day_is_a_flat_line() {
         assert!(!any, "after {} h: {now:?}, was {first:?}: {line:?}", 6 * (i + 7));
     }
     eprintln!("{line:?}");
+}
+
+fn in_memory(clock: &ManualClock) -> Builder {
+    Store::builder()
+        .clock(clock.clone())
+        .helper_thread(false)
+        .ttl(TTL)
+        .lease(LEASE)
+}
+
+fn is_within_budget(store: &Store) {
+    let stats = store.stats();
+    assert!(stats.bytes_reserved <= stats.bytes_limit, "{stats}");
+}
+
+/// Does `calm` and then, between calls of `flood`, `rounds` cycles of a scope that minds its own
+/// business, and prints how long those took: how long is up to the machine, so nothing is asserted.
+fn bystander(name: &str, store: &Store, rounds: u64, mut flood: impl FnMut(u64)) {
+    let cycle = |id: u64| {
+        let id = id.to_le_bytes();
+        let began = Instant::now();
+        assert!(try_complete(store, Key::new("bystander", &id), b"mine"));
+        let took = began.elapsed();
+        assert!(is_kept(store, Key::new("bystander", &id), b"mine"));
+        took
+    };
+    let mut took = [Vec::new(), Vec::new()];
+    for round in 0..rounds {
+        took[0].push(cycle(round));
+    }
+    for round in 0..rounds {
+        flood(round);
+        is_within_budget(store);
+        took[1].push(cycle(rounds + round));
+    }
+    for (took, when) in took.iter_mut().zip(["before", "in the flood"]) {
+        took.sort_unstable();
+        let [p50, p99, most] = [took.len() / 2, took.len() * 99 / 100, took.len() - 1].map(|i| took[i]);
+        eprintln!("{name}: a bystander's cycle {when}: p50 {p50:?}, p99 {p99:?}, longest {most:?}");
+    }
+}
+
+#[test]
+fn a_scope_that_mints_keys_leaves_the_others_their_room() {
+    const ROUNDS: u64 = 1_000;
+    let clock = ManualClock::new();
+    let own = scaled("ONCEONLY_FLOOD", 1_000_000) / 2;
+    let store = in_memory(&clock)
+        .max_keys(own + 100_000)
+        .max_keys_per_scope(own)
+        .in_memory()
+        .unwrap();
+    let mut let_in = 0;
+    bystander("minting", &store, ROUNDS, |round| {
+        for i in 0..2 * own / ROUNDS {
+            let id = [round, i].map(u64::to_le_bytes).concat();
+            let_in += u64::from(try_complete(&store, Key::new("flood", &id), b"some outcome"));
+        }
+    });
+    assert_eq!(let_in, own);
+    clock.advance(TTL + MINUTE);
+    tend(&store);
+    assert!(try_complete(&store, Key::new("flood", "again"), b"fine"));
+}
+
+/// Held, then left: a claim that is left still takes its key and its place in memory.
+#[test]
+fn claims_never_completed_stop_at_the_limits_and_end_with_their_ttl() {
+    const ROUNDS: u64 = 50;
+    let clock = ManualClock::new();
+    let own = scaled("ONCEONLY_FLOOD", 1_000_000) / 5;
+    let store = in_memory(&clock)
+        .max_keys_per_scope(own)
+        .max_in_flight(10_000)
+        .in_memory()
+        .unwrap();
+    let (mut left, mut refused) = (0, 0);
+    bystander("leaving claims", &store, ROUNDS, |round| {
+        let mut held = Vec::new();
+        for i in 0..9_000 {
+            let id = [round, i].map(u64::to_le_bytes).concat();
+            match try_claim(&store, Key::new("flood", &id)) {
+                Some(guard) => held.push(guard),
+                None => refused += 1,
+            }
+        }
+        left += held.len() as u64;
+    });
+    assert_eq!(left, own.min(ROUNDS * 9_000));
+    assert_eq!(left + refused, ROUNDS * 9_000);
+    assert_eq!(store.stats().keys_interrupted, left);
+    // What is held at the limit refuses the next claim, whoever asks.
+    let ids: Vec<_> = (0..10_000_u64).map(u64::to_le_bytes).collect();
+    let held: Vec<_> = ids
+        .iter()
+        .map(|id| acquire(&store, Key::new("holding", id)))
+        .collect();
+    assert!(try_claim(&store, Key::new("bystander", "new")).is_none());
+    drop(held);
+    clock.advance(LEASE + TTL + MINUTE);
+    tend(&store);
+    let stats = store.stats();
+    assert_eq!((stats.keys_interrupted, stats.keys_in_flight), (0, 0), "{stats}");
+    assert!(try_complete(&store, Key::new("flood", "again"), b"fine"));
+}
+
+#[test]
+fn a_crowd_at_one_key_is_let_in_up_to_the_limit() {
+    let clock = ManualClock::new();
+    let store = in_memory(&clock).in_memory().unwrap();
+    let crowd = scaled("ONCEONLY_FLOOD", 1_000_000);
+    let guard = acquire(&store, Key::new("flood", "hot"));
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut waiting = Vec::new();
+    let mut turned_away = 0;
+    bystander("crowding", &store, 1_000, |_| {
+        for _ in 0..crowd / 1_000 {
+            let Ok(Claim::InFlight(other)) = store.claim(Key::new("flood", "hot"), Fingerprint::NONE) else {
+                panic!("it is held");
+            };
+            let mut watch = Box::pin(other.watch());
+            match watch.as_mut().poll(&mut cx) {
+                Poll::Pending => waiting.push(watch),
+                Poll::Ready(Ok(Claim::InFlight(_))) => turned_away += 1,
+                Poll::Ready(other) => panic!("{other:?}"),
+            }
+        }
+    });
+    assert_eq!(waiting.len(), 1_024, "the default");
+    assert_eq!(turned_away, crowd / 1_000 * 1_000 - 1_024);
+    guard.complete(b"done").unwrap();
+    for watch in waiting {
+        let Poll::Ready(Ok(Claim::Completed(outcome))) = pin!(watch).poll(&mut cx) else {
+            panic!("all who wait share the outcome");
+        };
+        assert_eq!(&*outcome, b"done");
+    }
+    assert_eq!(store.stats().waiters, 0);
+}
+
+#[test]
+fn the_largest_outcomes_stop_at_the_budget() {
+    const LARGEST: usize = 64 << 20;
+    let clock = ManualClock::new();
+    let store = in_memory(&clock)
+        .max_outcome(LARGEST)
+        .max_bytes(300 << 20)
+        .in_memory()
+        .unwrap();
+    let outcome = vec![9; LARGEST];
+    let mut stored = 0_u64;
+    bystander("large outcomes", &store, 10, |round| {
+        let id = round.to_le_bytes();
+        let guard = acquire(&store, Key::new("flood", &id));
+        match guard.complete(&outcome) {
+            Ok(()) => stored += 1,
+            Err(Error::AtCapacity { .. }) => guard.complete(b"").unwrap(),
+            Err(error) => panic!("{error}"),
+        }
+    });
+    assert!((3..=4).contains(&stored), "{stored}");
+    for round in 0..stored {
+        assert!(is_kept(&store, Key::new("flood", &round.to_le_bytes()), &outcome));
+    }
+    clock.advance(TTL + MINUTE);
+    tend(&store);
+    assert!(try_complete(&store, Key::new("flood", "again"), &outcome));
+}
+
+/// The worst an attacker could achieve who knew the seeds: every key has the same hash, so each
+/// call looks at all of them. Slow, and right.
+#[test]
+fn keys_that_all_hash_alike_are_told_apart() {
+    let clock = ManualClock::new();
+    let store = in_memory(&clock)
+        .constant_hash()
+        .max_keys_per_scope(2_000)
+        .in_memory()
+        .unwrap();
+    let mut let_in = 0;
+    bystander("hashing alike", &store, 300, |round| {
+        for i in 0..10_u64 {
+            let id = [round, i].map(u64::to_le_bytes).concat();
+            let_in += u64::from(try_complete(&store, Key::new("flood", &id), &id));
+        }
+    });
+    assert_eq!(let_in, 2_000);
+    for n in 0..2_000_u64 {
+        let id = [n / 10, n % 10].map(u64::to_le_bytes).concat();
+        assert!(is_kept(&store, Key::new("flood", &id), &id));
+    }
 }
