@@ -275,8 +275,7 @@ impl Copied {
 /// Writes byte strings end to end into words, the last one padded with zeros. The bytes lie in
 /// memory in their own order on every machine.
 pub(crate) struct WordWriter<'a> {
-    words: &'a [Word],
-    at: usize,
+    left: &'a [Word],
     /// Bytes waiting for a full word, in the low end.
     held: u64,
     held_bytes: usize,
@@ -285,8 +284,7 @@ pub(crate) struct WordWriter<'a> {
 impl<'a> WordWriter<'a> {
     pub(crate) fn new(words: &'a [Word]) -> Self {
         WordWriter {
-            words,
-            at: 0,
+            left: words,
             held: 0,
             held_bytes: 0,
         }
@@ -300,29 +298,35 @@ impl<'a> WordWriter<'a> {
 
     #[inline]
     fn emit(&mut self, word: u64) {
-        // Relaxed: the slot that leads here is stored later, with Release.
-        self.words[self.at].store(word.to_le(), Ordering::Relaxed);
-        self.at += 1;
+        let (first, left) = self
+            .left
+            .split_first()
+            .expect("there is room for what was measured");
+        put(first, word);
+        self.left = left;
     }
 
     #[inline]
     pub(crate) fn bytes(&mut self, bytes: &[u8]) {
-        let shift = 8 * self.held_bytes as u32;
         let (chunks, rest) = bytes.as_chunks::<WORD>();
+        let shift = 8 * self.held_bytes as u32;
+        // Taken at once, so that nothing is checked word by word.
+        let (whole, left) = self.left.split_at(chunks.len());
+        self.left = left;
         if shift == 0 {
-            for chunk in chunks {
-                self.emit(u64::from_le_bytes(*chunk));
+            for (to, chunk) in whole.iter().zip(chunks) {
+                put(to, u64::from_le_bytes(*chunk));
             }
         } else {
-            for chunk in chunks {
+            let mut held = self.held;
+            for (to, chunk) in whole.iter().zip(chunks) {
                 let word = u64::from_le_bytes(*chunk);
-                self.emit(self.held | word << shift);
-                self.held = word >> (u64::BITS - shift);
+                put(to, held | word << shift);
+                held = word >> (u64::BITS - shift);
             }
+            self.held = held;
         }
-        let mut last = [0; WORD];
-        last[..rest.len()].copy_from_slice(rest);
-        let word = u64::from_le_bytes(last);
+        let word = short(rest);
         self.held |= word << shift;
         self.held_bytes += rest.len();
         if self.held_bytes >= WORD {
@@ -333,13 +337,39 @@ impl<'a> WordWriter<'a> {
         }
     }
 
-    /// Writes what is held, padded with zeros, and says how many words were written.
-    pub(crate) fn finish(mut self) -> usize {
+    /// Writes what is held, padded with zeros; nothing is left of what was measured.
+    pub(crate) fn finish(mut self) {
         if self.held_bytes > 0 {
             let held = self.held;
             self.emit(held);
         }
-        self.at
+        debug_assert!(self.left.is_empty());
+    }
+}
+
+#[inline]
+fn put(to: &Word, word: u64) {
+    // Relaxed: the slot that leads here is stored later, with Release.
+    to.store(word.to_le(), Ordering::Relaxed);
+}
+
+/// Fewer bytes than a word has, in the low end. Without a loop or a call: keys are short, and
+/// their rests are what this is for.
+#[inline]
+fn short(bytes: &[u8]) -> u64 {
+    let byte = |i: usize| u64::from(bytes[i]);
+    match (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+        // The two may overlap: then they agree.
+        (Some(first), Some(last)) => {
+            let last = u64::from(u32::from_le_bytes(*last)) << (8 * (bytes.len() - 4));
+            u64::from(u32::from_le_bytes(*first)) | last
+        }
+        _ => match bytes.len() {
+            0 => 0,
+            1 => byte(0),
+            2 => byte(0) | byte(1) << 8,
+            _ => byte(0) | byte(1) << 8 | byte(2) << 16,
+        },
     }
 }
 
@@ -362,14 +392,15 @@ mod tests {
     use proptest::prelude::*;
 
     fn written(parts: &[Vec<u8>]) -> Vec<u8> {
-        let words: Vec<Word> = (0..200).map(|_| Word::new(u64::MAX)).collect();
+        let len = parts.iter().map(Vec::len).sum::<usize>().div_ceil(WORD);
+        let words: Vec<Word> = (0..len).map(|_| Word::new(u64::MAX)).collect();
         let mut writer = WordWriter::new(&words);
         for part in parts {
             writer.bytes(part);
         }
-        let len = writer.finish();
+        writer.finish();
         // SAFETY: nothing writes the words any more.
-        let published = unsafe { Published::new(&words[..len]) };
+        let published = unsafe { Published::new(&words) };
         published.bytes_from(0).to_vec()
     }
 

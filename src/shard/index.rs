@@ -214,23 +214,25 @@ impl Buckets<'_> {
         vacant: &mut Option<Place>,
         mut visit: impl FnMut(Place, Slot) -> Option<R>,
     ) -> Option<R> {
+        let wanted = u64::from(tag) << TAG_AT;
         let mut at = self.home(tag);
         for _ in 0..self.0.len() {
             let bucket = &self.0[at].0;
-            // First which slots matter, without a branch for each: rarely more than one does.
-            let (mut candidates, mut empties, mut tombs) = (0u32, 0u32, 0u32);
-            for (i, slot) in bucket.iter().enumerate() {
+            // First which slots matter, without a branch for each: rarely more than one does. The
+            // last slot comes first, so that the first one ends up in the lowest bit.
+            let (mut candidates, mut vacants, mut least) = (0u32, 0u32, u64::MAX);
+            for slot in bucket.iter().rev() {
                 // Acquire: the record a slot leads to was written before the slot.
-                let slot = Slot(slot.load(Ordering::Acquire));
-                candidates |= u32::from(slot.tag() == tag) << i;
-                empties |= u32::from(slot == Slot::EMPTY) << i;
+                let slot = slot.load(Ordering::Acquire);
+                candidates = candidates << 1 | u32::from(slot ^ wanted < 1 << TAG_AT);
+                least = least.min(slot);
                 if INSERTING {
-                    tombs |= u32::from(slot == Slot::TOMB) << i;
+                    vacants = vacants << 1 | u32::from(slot <= Slot::TOMB.0);
                 }
             }
             let place = |i: u32| Place((at * SLOTS) as u32 + i);
-            if INSERTING && vacant.is_none() && empties | tombs != 0 {
-                *vacant = Some(place((empties | tombs).trailing_zeros()));
+            if INSERTING && vacant.is_none() && vacants != 0 {
+                *vacant = Some(place(vacants.trailing_zeros()));
             }
             while candidates != 0 {
                 let i = candidates.trailing_zeros();
@@ -245,7 +247,7 @@ impl Buckets<'_> {
                     }
                 }
             }
-            if empties != 0 {
+            if least == Slot::EMPTY.0 {
                 return None;
             }
             at += 1;

@@ -113,16 +113,23 @@ impl Served {
     }
 }
 
-/// Wake-ups to give once the shard is unlocked: dropping this gives them.
+/// Wake-ups to give once the shard is unlocked: dropping this gives them. Nearly always there is
+/// nobody to wake, and then this costs a comparison.
 #[derive(Default)]
-pub(crate) struct Wakes(Vec<Arc<Waiter>>);
+#[allow(clippy::box_collection)] // one word to look at, on every way out of a lock
+pub(crate) struct Wakes(Option<Box<Vec<Arc<Waiter>>>>);
+
+impl Wakes {
+    fn push(&mut self, waiter: &Arc<Waiter>) {
+        self.0.get_or_insert_default().push(waiter.clone());
+    }
+}
 
 impl Drop for Wakes {
     #[inline]
     fn drop(&mut self) {
-        // Nearly always there is nobody to wake.
-        if !self.0.is_empty() {
-            self.0.iter().for_each(|waiter| waiter.wake());
+        if let Some(waiters) = &self.0 {
+            waiters.iter().for_each(|waiter| waiter.wake());
         }
     }
 }
@@ -349,6 +356,6 @@ impl Place {
     fn nudge(&mut self, wakes: &mut Wakes) {
         self.nudged = true;
         self.waiter.send(Mail::Look);
-        wakes.0.push(self.waiter.clone());
+        wakes.push(&self.waiter);
     }
 }
