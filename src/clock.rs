@@ -230,6 +230,8 @@ impl From<Instant> for Deadline {
 /// Where store time stands still: some hundred million years on, and far enough from the end of
 /// the numbers that no sum of a tick and spans overflows.
 const END: u64 = 1 << 62;
+/// No clock goes further: whatever names a later moment as past is no store's.
+pub(crate) const LATEST: Tick = Tick(END);
 
 /// A moment of store time, in milliseconds.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]

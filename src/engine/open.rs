@@ -1,10 +1,10 @@
 //! Opening a store: from what the log's files say to shards that answer.
 
 use super::{Engine, Settings};
-use crate::clock::{Span, Tick, Timeline, resume_time, wall_tick};
+use crate::clock::{LATEST, Span, Tick, Timeline, resume_time, wall_tick};
 use crate::disk::Disk;
 use crate::error::{Error, Result};
-use crate::log::format::{Entry, Note, known_entry_at};
+use crate::log::format::{Entry, GENERATIONS, Note, known_entry_at};
 use crate::log::recover::{self, Segment, in_parallel};
 use crate::log::{Holds, Limits, Log};
 use crate::options::Durability;
@@ -133,7 +133,7 @@ impl Engine {
         };
         if let Some(log) = &engine.log {
             log.begin(
-                ceiling.saturating_add(super::logged::GENERATIONS),
+                (ceiling + super::logged::GENERATIONS).min(GENERATIONS),
                 engine.means(time.now),
             )?;
             engine.commons.ceiling.store(log.ceiling(), Ordering::Release);
@@ -212,7 +212,9 @@ impl Engine {
                 {
                     let deadline = record.deadline();
                     offered.holds.add(record.kind(), record.len_words(), deadline);
-                    offered.latest = offered.latest.max(record.moment());
+                    if record.moment() <= LATEST {
+                        offered.latest = offered.latest.max(record.moment());
+                    }
                     c.segments.table.note_deadline(id, deadline);
                     let hash = self.hasher.hash(key);
                     batch.push((Keyed { key, hash }, at, record.order()));

@@ -23,7 +23,9 @@
 //! - A segment's header is durable before the file gets its name.
 //! - The log is one stream of records. A segment's place in it, its *turn*, stands in the MARK
 //!   it begins with: turns count up by one. A position is (turn, byte).
-//! - A segment ends at its SEAL, or at the first word that is no record whose sum verifies.
+//! - A segment ends at its SEAL, or at the first word that is no record whose sum verifies. The
+//!   last words of a file are kept for the SEAL: of the others only a VOUCH, the one of a clean
+//!   close, reaches into them.
 //!
 //! Records without a key: the first two words are those of any record (no key, expires 0), then
 //!
@@ -33,7 +35,8 @@
 //!  SEAL  10   0
 //! ```
 //!
-//! - `ceiling`: no generation so large has been given out.
+//! - `ceiling`: no generation so large has been given out; at most 2^48. Turns and serials stay
+//!   below 2^31.
 //! - `first`: segments of earlier turns hold nothing that counts.
 //! - `now`: a moment of store time that has been reached. `offset`: store time less the wall
 //!   clock's, in ticks, as far as it is to be kept ([`Timeline`](crate::clock::Timeline)).
@@ -48,6 +51,11 @@ use crate::sync::{Ordering, Word};
 
 /// The format written, and the newest read.
 pub(crate) const VERSION: u32 = 1;
+
+/// A generation has so many bits.
+pub(crate) const GENERATIONS: u64 = 1 << 48;
+/// More segments than any store begins, or makes files for.
+const TURNS: u32 = 1 << 31;
 
 /// More ticks than any ttl has, or any deadline lies after its segment's base.
 const FAR: u64 = 1 << 60;
@@ -70,7 +78,7 @@ pub(crate) fn segment_name(serial: u32) -> String {
 pub(crate) fn serial_of(name: &str) -> Option<u32> {
     let serial = name.strip_suffix(SEGMENT)?;
     let serial = u32::from_str_radix(serial, 16).ok()?;
-    (segment_name(serial) == name).then_some(serial)
+    (serial < TURNS && segment_name(serial) == name).then_some(serial)
 }
 
 /// A place in the log.
@@ -224,6 +232,13 @@ pub(crate) const MARK_WORDS: usize = 7;
 pub(crate) const VOUCH_WORDS: usize = 3;
 pub(crate) const SEAL_WORDS: usize = 3;
 
+impl Mark {
+    /// Are its numbers any that a store comes to? What counts up from others would overflow.
+    fn is_sane(&self) -> bool {
+        self.ceiling <= GENERATIONS && self.turn < TURNS && self.now.0 <= u64::MAX - FAR
+    }
+}
+
 impl Note {
     pub(crate) fn words(self) -> usize {
         match self {
@@ -276,7 +291,11 @@ impl Note {
             SEAL => Note::Seal,
             _ => return None,
         };
-        (words.len() == note.words()).then_some(note)
+        let is_sane = match note {
+            Note::Mark(mark) => mark.is_sane(),
+            Note::Vouch(_) | Note::Seal => true,
+        };
+        (is_sane && words.len() == note.words()).then_some(note)
     }
 }
 
@@ -330,7 +349,11 @@ pub(crate) fn entry_at(words: &[Word], at: usize, stamp: Stamp) -> Entry {
     if kind_bits(w0) == 0 || !stamp.holds(own, at) {
         return Entry::Nothing;
     }
+    let is_in_the_way = at + own.len() + SEAL_WORDS > words.len();
     match Note::read(own) {
+        Some(note @ (Note::Seal | Note::Vouch(_))) => Entry::Note(note),
+        // It would be lost when the segment is sealed.
+        _ if is_in_the_way => Entry::Nothing,
         Some(note) => Entry::Note(note),
         None if kind_bits(w0) <= 4 => Entry::Keyed(own.len()),
         None => Entry::Nothing,
@@ -438,6 +461,62 @@ mod tests {
             let other = Header { life: 8, ..header() }.stamp();
             assert_eq!(entry_at(&words, 11, other), Entry::Nothing);
         }
+    }
+
+    /// Found by a fuzzer: a MARK with the last turn there is verified, and the next segment's turn
+    /// overflowed.
+    #[test]
+    fn a_mark_with_numbers_that_no_store_comes_to_is_none() {
+        let stamp = header().stamp();
+        let mark = Mark {
+            ceiling: GENERATIONS,
+            turn: TURNS - 1,
+            first: 1,
+            now: Tick(u64::MAX - FAR),
+            offset: 0,
+            vouched: Pos::START,
+        };
+        let read = |mark| {
+            let words = memory(20);
+            Note::Mark(mark).write(&words[8..], stamp, 8);
+            entry_at(&words, 8, stamp)
+        };
+        assert_eq!(read(mark), Entry::Note(Note::Mark(mark)));
+        let wild = [
+            Mark { turn: TURNS, ..mark },
+            Mark {
+                ceiling: GENERATIONS + 1,
+                ..mark
+            },
+            Mark {
+                now: Tick(mark.now.0 + 1),
+                ..mark
+            },
+        ];
+        for mark in wild {
+            assert_eq!(read(mark), Entry::Nothing, "{mark:?}");
+        }
+        assert_eq!(serial_of("7fffffff.seg"), Some(TURNS - 1));
+        assert_eq!(serial_of("80000000.seg"), None);
+    }
+
+    /// Found by a fuzzer: a record that reached into the room of the SEAL was there until the
+    /// segment was sealed over it, at the next open.
+    #[test]
+    fn what_stands_in_the_way_of_the_seal_is_no_entry() {
+        let stamp = header().stamp();
+        let mark = Mark {
+            ceiling: 1,
+            turn: 1,
+            first: 1,
+            now: Tick(1),
+            offset: 0,
+            vouched: Pos::START,
+        };
+        let words = memory(8 + MARK_WORDS + SEAL_WORDS);
+        Note::Mark(mark).write(&words[8..], stamp, 8);
+        assert_eq!(entry_at(&words, 8, stamp), Entry::Note(Note::Mark(mark)));
+        assert_eq!(entry_at(&words[..words.len() - 1], 8, stamp), Entry::Nothing);
     }
 
     #[test]

@@ -252,7 +252,6 @@ impl Found {
             store,
             lock,
             next_serial,
-            // A turn beyond the last is never read: verified and yet no turn of ours.
             next_turn: stream.end.turn().saturating_add(1),
             first: stream.first,
             end: stream.end,
@@ -449,7 +448,7 @@ pub(super) fn copy_segment(place: &Place, store: u64, serial: u32) -> Result<Seg
 
 /// A copy of a segment's start, enough to see whether it is begun, and the file's size.
 pub(super) fn copy_start(place: &Place, store: u64, serial: u32) -> Result<(Segment, u64)> {
-    copy_words(place, store, serial, HEADER_WORDS + MARK_WORDS)
+    copy_words(place, store, serial, HEADER_WORDS + MARK_WORDS + SEAL_WORDS)
 }
 
 fn copy_words(place: &Place, store: u64, serial: u32, most: usize) -> Result<(Segment, u64)> {

@@ -16,12 +16,12 @@
 //! What cannot be had: a record in a segment whose header is gone, for the header says what its sums
 //! start from; and the knowledge that a lost record had overridden one that is left.
 
-use super::format::{Entry, HEADER_BYTES, Header, LOCK, Mark, Note, Pos, STORE, Unreadable, VERSION, What};
-use super::format::{next_entry, segment_name};
+use super::format::{Entry, GENERATIONS, HEADER_BYTES, Header, LOCK, Mark, Note, Pos, SEAL_WORDS, STORE};
+use super::format::{Unreadable, VERSION, What, next_entry, segment_name};
 use super::inspect::record_at;
 use super::recover::{self, Found, MAX_WORDS, Names, PIECE, Stream, damaged};
 use super::{Limits, Log, Means, Place, Unwritten};
-use crate::clock::{Clock, Resumed, Span, SystemClock, Tick, resume_time, wall_tick};
+use crate::clock::{Clock, LATEST, Resumed, Span, SystemClock, Tick, resume_time, wall_tick};
 use crate::disk::{Disk, Memory, MmapDisk};
 use crate::error::{Error, Result};
 use crate::key::KeyBuf;
@@ -43,10 +43,6 @@ use std::path::{Path, PathBuf};
 const MAX_CLOCK_JUMP: Span = Span::from_millis(24 * 3_600 * 1_000);
 /// Generations left out: the MARK that gave out more of them may be what was lost.
 const LEAP: u64 = 1 << 32;
-/// A generation has so many bits.
-const GENERATIONS: u64 = 1 << 48;
-/// No clock goes further.
-const LATEST: Tick = Tick(1 << 62);
 /// The ttl of segments where no old one says.
 const USUAL_TTL: Span = Span::from_millis(24 * 3_600 * 1_000);
 /// What cannot be read is skipped by as much.
@@ -362,14 +358,14 @@ impl Source {
         TimeBase::new(self.header.base, self.header.ttl)
     }
 
-    /// Its words, as many as there are. Blocks that cannot be read are all ones, which is no
-    /// record.
+    /// Its words, as many as there are, and room for a SEAL behind those of a file that was cut
+    /// short. Blocks that cannot be read are all ones, which is no record.
     fn words(&self, from: &Place) -> Result<Memory> {
         let file = from.disk.open_to_read(&self.path);
         let file = file.map_err(from.failed("open", &self.path))?;
         let there = usize::try_from(self.size / WORD as u64).unwrap_or(usize::MAX);
         let bytes = self.header.words.min(there) * WORD;
-        let memory = Memory::on_heap(bytes);
+        let memory = Memory::on_heap(self.header.words.min(there.saturating_add(SEAL_WORDS)) * WORD);
         let mut buffer = vec![0; PIECE.min(bytes)];
         for at in (0..bytes).step_by(PIECE) {
             let piece = &mut buffer[..PIECE.min(bytes - at)];

@@ -222,6 +222,8 @@ pub(crate) struct Draft<'a> {
     pub(crate) deadline: Tick,
     /// How long it is kept after `written`, where the deadline says no more than that.
     pub(crate) ttl: Option<Span>,
+    /// The deadline was rounded to coarse units where it stood before, and stays in them.
+    pub(crate) coarse: bool,
     pub(crate) attempt: u32,
     pub(crate) revision: u32,
     /// The outcome, or the checkpoint.
@@ -257,6 +259,7 @@ impl<'a> Draft<'a> {
             written,
             deadline: written.after(ttl),
             ttl: Some(ttl),
+            coarse: false,
             attempt: 0,
             revision: 0,
             body: &[],
@@ -288,6 +291,7 @@ impl<'a> Draft<'a> {
             written: started,
             deadline: forget_at,
             ttl: None,
+            coarse: false,
             attempt,
             revision,
             body: checkpoint.unwrap_or_default(),
@@ -305,6 +309,7 @@ impl<'a> Draft<'a> {
             written: Tick(0),
             deadline,
             ttl: None,
+            coarse: false,
             attempt: 0,
             revision: 0,
             body: &[],
@@ -342,7 +347,7 @@ impl<'a> Draft<'a> {
     /// of range there.
     pub(crate) fn fit(&self, time: &TimeBase) -> Option<Fit> {
         let span = Span::from_millis(self.deadline.0.saturating_sub(self.written.0));
-        let long = self.ttl.unwrap_or(span) > FINE;
+        let long = self.coarse || self.ttl.unwrap_or(span) > FINE;
         let (coarse, expires) = match time.expires(self.deadline, long) {
             Some(expires) => (long, expires),
             None => (true, time.expires(self.deadline, true)?),
@@ -531,10 +536,14 @@ impl<'a> Record<'a> {
 
     /// The same record, to be written elsewhere.
     pub(crate) fn draft(&self) -> Option<Draft<'a>> {
-        let ttl = match self.kind() {
-            // Said by its absence.
-            Kind::Completed if !self.flag(WRITTEN) => Some(self.time.ttl),
-            _ => None,
+        // Said by its absence.
+        let by_ttl = self.kind() == Kind::Completed && !self.flag(WRITTEN);
+        let ttl = by_ttl.then_some(self.time.ttl);
+        // It was rounded up with the deadline, and where it is spelled out it is taken for exact.
+        let rounded = if by_ttl && self.flag(COARSE) {
+            COARSE_UNIT - 1
+        } else {
+            0
         };
         Some(Draft {
             kind: self.kind(),
@@ -542,9 +551,10 @@ impl<'a> Record<'a> {
             fingerprint: self.fingerprint(),
             generation: self.generation(),
             tag: self.tag(),
-            written: self.written(),
+            written: Tick(self.written().0.saturating_sub(rounded)),
             deadline: self.deadline(),
             ttl,
+            coarse: self.flag(COARSE),
             attempt: self.attempt(),
             revision: self.revision(),
             body: self.outcome(),
@@ -685,6 +695,35 @@ mod tests {
         };
         assert_eq!(fit(5), Some(Tick(1_006)), "exact");
         assert_eq!(fit(FINE.millis() + 1), Some(Tick(1_000 + FINE.millis() + 1_000)));
+    }
+
+    /// A record in an old segment has its deadline in whole seconds, and its moment with it. Written
+    /// again in a new segment it said them in ticks: exactly, so it seemed, and the store's time
+    /// began up to a second late, past the deadlines of others.
+    #[test]
+    fn what_was_rounded_is_not_taken_for_exact_when_it_is_written_again() {
+        let ttl = Span::from_millis(60_000);
+        let old = TimeBase::new(Tick(1_000), ttl);
+        let completed = Tick(old.base.0 + (1 << 32) + 1);
+        let key = Key::unscoped("k").check().unwrap();
+        let draft = Draft::completed(key, Fingerprint::NONE, 1, completed, ttl);
+        let write = |draft: &Draft<'_>, time: &TimeBase| {
+            let fit = draft.fit(time).unwrap();
+            let to = memory(fit.words);
+            draft.write(time, &fit, &to);
+            to
+        };
+        let first = write(&draft, &old);
+        let first = read(&first, old).unwrap();
+        assert!(first.deadline() > draft.deadline, "it was rounded");
+        let base = Tick(completed.0 - completed.0 % COARSE_UNIT);
+        for ttl in [ttl, Span::from_millis(5_000)] {
+            let new = TimeBase::new(base, ttl);
+            let again = write(&first.draft().unwrap(), &new);
+            let again = read(&again, new).unwrap();
+            assert_eq!(again.deadline(), first.deadline());
+            assert!(again.moment() <= completed, "{:?} {completed:?}", again.moment());
+        }
     }
 
     fn bytes(max: usize) -> impl Strategy<Value = Vec<u8>> {

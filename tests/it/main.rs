@@ -6,6 +6,7 @@ mod damage;
 mod faults;
 mod flood;
 mod format;
+mod fuzz;
 mod house;
 mod input;
 mod inspect;
