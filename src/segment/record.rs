@@ -133,24 +133,28 @@ impl Stamp {
 
     /// The sum of a record with first word `w0` whose words from w2 on are `rest`.
     fn sum(self, w0: u64, expires: u32, rest: &[Word], word: usize) -> u32 {
-        let mut body = crc32fast::Hasher::new();
-        body.update(&w0.to_le_bytes());
         // By way of a small buffer: one call a word would cost more than the copy.
         let mut buffer = [0; 64 * WORD];
-        for words in rest.chunks(64) {
-            for (to, from) in buffer.chunks_exact_mut(WORD).zip(words) {
+        let mut body = crc32fast::Hasher::new();
+        buffer[..WORD].copy_from_slice(&w0.to_le_bytes());
+        let mut filled = WORD;
+        for words in rest.chunks(63) {
+            let to = &mut buffer[filled..][..words.len() * WORD];
+            for (to, from) in to.as_chunks_mut().0.iter_mut().zip(words) {
                 // The bytes as they lie in memory, which are little-endian.
-                to.copy_from_slice(&from.load(Ordering::Relaxed).to_ne_bytes());
+                *to = from.load(Ordering::Relaxed).to_ne_bytes();
             }
-            body.update(&buffer[..words.len() * WORD]);
+            filled += words.len() * WORD;
+            body.update(&buffer[..filled]);
+            filled = 0;
         }
+        body.update(&buffer[..filled]);
         if cfg!(onceonly_sabotage = "identity") {
             return body.finalize();
         }
+        let place = u128::from(word as u64) | u128::from(expires) << 64 | u128::from(body.finalize()) << 96;
         let mut sum = crc32fast::Hasher::new_with_initial(self.0);
-        sum.update(&(word as u64).to_le_bytes());
-        sum.update(&expires.to_le_bytes());
-        sum.update(&body.finalize().to_le_bytes());
+        sum.update(&place.to_le_bytes());
         sum.finalize()
     }
 
