@@ -65,6 +65,7 @@ pub(crate) fn run(rounds: Option<usize>, only: &str) -> ExitCode {
     };
     let chosen = |name: &str| only.is_empty() || only.split(',').any(|only| name.starts_with(only));
     let mut failed = false;
+    let mut saved = render::save(&results);
     for workload in workloads().iter().filter(|w| chosen(w.name)) {
         for round in 0..rounds {
             let peers = workload.peers.len();
@@ -74,9 +75,11 @@ pub(crate) fn run(rounds: Option<usize>, only: &str) -> ExitCode {
                 failed |= !measure(&mut results, workload, peer, round);
             }
         }
+        // Whoever ends a long run early keeps what was measured.
+        saved = render::save(&results);
     }
     print!("{}", render::table(&results));
-    match render::save(&results) {
+    match saved {
         Ok(path) => println!("\nfigures: {}", path.display()),
         Err(error) => println!("\nthe figures could not be saved: {error}"),
     }
@@ -139,6 +142,7 @@ fn cell(workload: &Workload, peer: &str) -> Result<String, String> {
     let mode = if testing() { "--test" } else { "--bench" };
     let child = Command::new(this)
         .args(["--cell", workload.name, peer, &workload.n.to_string(), mode])
+        .env("RUST_BACKTRACE", "0")
         .stdout(Stdio::piped())
         .spawn();
     let mut child = child.map_err(|error| error.to_string())?;

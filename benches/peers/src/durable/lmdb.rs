@@ -21,9 +21,9 @@ impl Peer for Lmdb {
 
     fn open(dir: &Path, mode: Mode, keys: u64, _clock: Option<Hands>) -> Self {
         let mut options = EnvOpenOptions::new();
-        options
-            .map_size((1 << 30) + 1_000 * keys as usize)
-            .max_readers(128);
+        // It is to be a multiple of a page.
+        let room = (1 << 30) + keys as usize * 1_024;
+        options.map_size(room.next_multiple_of(1 << 16)).max_readers(128);
         let flags = match mode {
             Mode::Process => EnvFlags::NO_SYNC | EnvFlags::WRITE_MAP,
             Mode::Outcomes => EnvFlags::NO_SYNC,

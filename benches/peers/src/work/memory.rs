@@ -52,14 +52,15 @@ fn owned<P: Peer>(peer: &P, n: u64) {
     check(&peer.owned(&id).expect("the key is completed"), &id);
 }
 
+/// The same in place; the outcome's last byte.
 #[inline]
 fn lent<P: Peer>(peer: &P, n: u64) -> u64 {
     let id = id(n);
-    peer.lent(&id, |bytes| {
+    let last = peer.lent(&id, |bytes| {
         check(bytes, &id);
         u64::from(bytes[OUTCOME - 1])
-    })
-    .expect("the key is completed")
+    });
+    last.expect("the key is completed")
 }
 
 /// W1 and W2: new keys, growth and page faults included; then replays of them in random order.
@@ -71,23 +72,22 @@ fn one_thread<P: Peer>(n: u64) {
     assert_eq!(peer.len(), n, "every key is there");
 
     let mut rng = Rng::new();
-    report(
-        "w2.owned",
-        per(cpu(|| (0..n).for_each(|_| owned(&peer, rng.below(n)))), n),
-    );
-    let lend = || {
-        (0..n).for_each(|_| {
-            lent(&peer, rng.below(n));
-        })
-    };
-    report("w2.lent", per(cpu(lend), n));
+    let draws = draws(n);
+    let keep = cpu(|| (0..draws).for_each(|_| owned(&peer, rng.below(n))));
+    report("w2.owned", per(keep, draws));
+    let look = cpu(|| (0..draws).for_each(|_| _ = lent(&peer, rng.below(n))));
+    report("w2.lent", per(look, draws));
     // Each key follows from the outcome before it: no two replays overlap.
     let mut next = 0;
-    let chained = || (0..n).for_each(|_| next = (rng.below(n) + lent(&peer, next)) % n);
-    report("w2.chained", per(cpu(chained), n));
+    let chain = cpu(|| {
+        for _ in 0..draws {
+            next = (rng.below(n) + lent(&peer, next)) % n;
+        }
+    });
+    report("w2.chained", per(chain, draws));
     for (row, claim) in [("w2.many", false), ("w2.claims", true)] {
         let mut has = true;
-        let batches = n.div_ceil(16);
+        let batches = draws.div_ceil(16);
         let took = cpu(|| {
             for _ in 0..batches {
                 has &= peer.batches(&std::array::from_fn(|_| id(rng.below(n))), claim);
@@ -99,27 +99,26 @@ fn one_thread<P: Peer>(n: u64) {
     }
 }
 
+/// Repeats enough for a mean.
+fn draws(n: u64) -> u64 {
+    n.min(500_000)
+}
+
 fn two_threads<P: Peer>(n: u64) {
     let peer: P = plain(n);
     let half = n / 2;
     let took = together(2, |t| fill(&peer, half * t as u64..half * (t as u64 + 1)));
     report("w1.2t", rate(took, 2 * half) / 1e6);
-    let draw = |op: fn(&P, u64)| {
-        together(2, |_| {
+    let draws = draws(half);
+    let repeat = |op: &(dyn Fn(u64) + Sync)| {
+        let took = together(2, |_| {
             let mut rng = Rng::new();
-            (0..half).for_each(|_| op(&peer, rng.below(2 * half)));
-        })
+            (0..draws).for_each(|_| op(rng.below(2 * half)));
+        });
+        rate(took, 2 * draws) / 1e6
     };
-    report("w2.owned.2t", rate(draw(owned), 2 * half) / 1e6);
-    report(
-        "w2.lent.2t",
-        rate(
-            draw(|peer, n| {
-                lent(peer, n);
-            }),
-            2 * half,
-        ) / 1e6,
-    );
+    report("w2.owned.2t", repeat(&|n| owned(&peer, n)));
+    report("w2.lent.2t", repeat(&|n| _ = lent(&peer, n)));
 }
 
 /// One thread's part of W3.
@@ -206,15 +205,7 @@ fn steady<P: Peer>(n: u64, threads: usize) {
     // Twice around, until the number that live is steady.
     go(2 * each);
     if threads == 1 {
-        report(
-            "w3.1t",
-            per(
-                cpu(|| {
-                    go(each);
-                }),
-                each,
-            ),
-        );
+        report("w3.1t", per(cpu(|| _ = go(each)), each));
     } else {
         report("w3.2t", rate(go(each), each * threads as u64) / 1e6);
     }
@@ -244,11 +235,7 @@ fn storm<P: Peer>(n: u64, threads: usize) {
 fn hot_key<P: Peer>(n: u64) {
     let peer: P = plain(1_000);
     fill(&peer, 0..1_000);
-    let took = together(2, |_| {
-        (0..n).for_each(|_| {
-            lent(&peer, black_box(7));
-        })
-    });
+    let took = together(2, |_| (0..n).for_each(|_| _ = lent(&peer, black_box(7))));
     report("w4.hot", per(took, n));
 }
 
