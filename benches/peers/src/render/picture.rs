@@ -12,8 +12,8 @@ const LEFT: f64 = 370.0;
 const RIGHT: f64 = 24.0;
 const LANE: f64 = 7.0;
 const GAP: f64 = 9.0;
-/// The axis goes from one tenth to a thousand times.
-const LEAST: f64 = -1.0;
+/// The axis goes from one hundredth to a thousand times.
+const LEAST: f64 = -2.0;
 const MOST: f64 = 3.0;
 
 const COLOURS: [&str; 6] = ["#d95f02", "#7570b3", "#1b9e77", "#e7298a", "#66a61e", "#a6761d"];
@@ -132,14 +132,13 @@ fn mark(out: &mut String, x: f64, y: f64, peer: usize) {
 
 fn axis(out: &mut String, top: f64, bottom: f64) {
     for (times, label) in [
+        (0.01, "1/100"),
         (0.1, "1/10"),
-        (0.3, ""),
+        (1.0 / 3.0, "1/3"),
         (1.0, "1"),
         (3.0, "3"),
         (10.0, "10"),
-        (30.0, "30"),
         (100.0, "100"),
-        (300.0, "300"),
         (1_000.0, "1,000"),
     ] {
         let x = place(times);
@@ -158,11 +157,13 @@ fn axis(out: &mut String, top: f64, bottom: f64) {
     let _ = writeln!(
         out,
         "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">peer better</text>\
-         <text x=\"{:.1}\" y=\"{:.1}\">onceonly better, so many times</text>",
+         <text x=\"{:.1}\" y=\"{:.1}\">onceonly better, so many times</text>\
+         <text x=\"16\" y=\"{:.1}\" fill=\"#666666\">marks at an end of the axis lie beyond it</text>",
         place(1.0) - 8.0,
         bottom + 31.0,
         place(1.0) + 8.0,
-        bottom + 31.0
+        bottom + 31.0,
+        bottom + 15.0
     );
 }
 
