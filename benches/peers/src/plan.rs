@@ -58,7 +58,7 @@ pub(crate) fn run(rounds: Option<usize>, only: &str) -> ExitCode {
     let rounds = rounds.unwrap_or(if testing() { 1 } else { ROUNDS });
     let mut results = Results {
         machine: Machine::this(),
-        command: "cargo bench --bench peers".into(),
+        command: command(),
         rounds,
         figures: BTreeMap::new(),
         remarks: Vec::new(),
@@ -88,6 +88,20 @@ pub(crate) fn run(rounds: Option<usize>, only: &str) -> ExitCode {
     } else {
         ExitCode::SUCCESS
     }
+}
+
+/// How this run was asked for.
+fn command() -> String {
+    let mut command = String::from("cargo bench --bench peers");
+    for (at, arg) in std::env::args()
+        .skip(1)
+        .filter(|arg| arg != "--bench")
+        .enumerate()
+    {
+        command += if at == 0 { " -- " } else { " " };
+        command += &arg;
+    }
+    command
 }
 
 /// One cell. What it says goes into the results; whether it did all it should.
