@@ -209,8 +209,9 @@ impl Store {
 
     fn claim_keyed(&self, k: Keyed<'_>, wish: Wish) -> Result<Claim<'_>> {
         let engine = self.engine();
-        let verdict = engine.claim(k, wish)?;
-        Ok(Claim::new(EngineRef::Borrowed(engine), k, wish, verdict))
+        engine.claim_as(k, wish, |verdict| {
+            Claim::new(EngineRef::Borrowed(engine), k, wish, verdict)
+        })
     }
 
     /// [`claim`](Self::claim), and if somebody holds the key, waits for them, at most until the

@@ -120,6 +120,7 @@ pub enum Claim<'s> {
 }
 
 impl<'s> Claim<'s> {
+    #[inline(always)]
     pub(crate) fn new(engine: EngineRef<'s>, k: Keyed<'_>, wish: Wish, verdict: Verdict) -> Self {
         // The answers that carry nothing along are the most frequent: no key is copied for them.
         match verdict {

@@ -213,6 +213,11 @@ impl SegmentTable {
         let entry = self.entry(at.segment())?;
         let words = entry.words(pin)?;
         let from = words.get(at.word()..)?;
+        // How long the record is stands in its first line; the next two come along meanwhile.
+        if let [_, second, third, ..] = from.as_chunks::<8>().0 {
+            prefetch(second);
+            prefetch(third);
+        }
         // SAFETY: slots hold addresses of records that were written in full before the slot was
         // stored with Release and loaded with Acquire (or under the shard's lock); lanes never
         // write below their cursor again, and the mapping is not reused while `pin` lives.
