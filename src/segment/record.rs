@@ -469,8 +469,10 @@ impl<'a> Record<'a> {
 
     #[inline]
     pub(crate) fn deadline(&self) -> Tick {
+        let early = u32::from(cfg!(onceonly_sabotage = "expire_early"));
+        let expires = (self.words.word(1) >> 32) as u32;
         self.time
-            .deadline((self.words.word(1) >> 32) as u32, self.flag(COARSE))
+            .deadline(expires.saturating_sub(early), self.flag(COARSE))
     }
 
     #[inline]
@@ -561,6 +563,9 @@ impl<'a> Record<'a> {
 
     #[inline]
     pub(crate) fn is_for(&self, key: CheckedKey<'_>) -> bool {
+        if cfg!(onceonly_sabotage = "swap_scope") {
+            return self.bytes()[..self.key_len()] == [key.scope(), key.id()].concat();
+        }
         self.scope_len() == key.scope().len() && self.id_len() == key.id().len() && {
             let (stored, _) = self.bytes().split_at(self.key_len());
             let (scope, id) = stored.split_at(self.scope_len());
