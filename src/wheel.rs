@@ -251,6 +251,15 @@ mod tests {
         }
     }
 
+    /// What the store's byte budget is told.
+    #[test]
+    fn a_wheel_for_two_years_has_the_bytes_it_says() {
+        let mut wheel = Wheel::new(0);
+        wheel.insert(2 * 365 * 86_400_000, 1);
+        let levels = wheel.levels.len() * size_of::<Level>();
+        assert_eq!(Wheel::BYTES as usize, size_of::<Wheel>() + levels);
+    }
+
     #[test]
     fn a_past_deadline_fires_at_once() {
         let mut wheel = Wheel::new(1_000);
