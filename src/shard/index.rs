@@ -581,6 +581,24 @@ mod tests {
         );
     }
 
+    #[test]
+    fn homes_are_spread_evenly_and_in_order() {
+        let table = Table::new(12);
+        let buckets = table.view();
+        let len = buckets.0.len();
+        let mut tags = vec![0; len];
+        let step = 8;
+        let homes = (0..1 << TAG_BITS).step_by(step).map(|tag| buckets.home(tag));
+        let mut last = 0;
+        for home in homes {
+            assert!(last <= home && home < len);
+            last = home;
+            tags[home] += 1;
+        }
+        let fair = (1 << TAG_BITS) / step / len;
+        assert!(tags.iter().all(|tags| fair.abs_diff(*tags) <= 1), "{tags:?}");
+    }
+
     /// What the byte budget is told, by the table, by a plan, and by the limbo.
     #[test]
     fn the_bytes_of_a_table_are_those_of_its_buckets() {
@@ -621,6 +639,10 @@ mod tests {
         f.index.remove(first);
         assert!(f.index.is_full(), "a tomb is as good as a slot");
         assert_eq!((f.index.used, f.index.tombs), (most - 1, 1));
+        let mut vacant = None;
+        let buckets = f.index.buckets();
+        let found = buckets.probe_for_insert(0, &mut vacant, |_, _| None::<()>);
+        assert_eq!((found, vacant), (None, Some(first)), "the first place on the way");
         f.index.insert(first, Slot::new(0, Target::Lease(0)));
         assert_eq!((f.index.used, f.index.tombs), (most, 0));
         f.rebuild(|_| true);
