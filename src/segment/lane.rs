@@ -305,6 +305,8 @@ mod tests {
         let order: Vec<_> = (0..5).map(|_| f.put_anywhere(MINUTE, &full)).collect();
         assert_eq!(order, [Some(3), Some(2), Some(1), Some(4), None]);
         assert_eq!(f.put_anywhere(MINUTE, b""), Some(3), "something small");
+        f.open(5, MINUTE, 4_096);
+        assert_eq!(f.put_anywhere(MINUTE, b""), Some(5), "its own before all");
     }
 
     #[test]
