@@ -618,7 +618,7 @@ mod tests {
     fn an_index_is_full_when_its_load_is_reached() {
         let mut f = Fixture::new();
         let pin = f.pins.pin();
-        let plan = f.index.plan_for(10_000);
+        let plan = f.index.plan_for(500);
         f.index
             .rebuild(plan, &f.shared, &f.limbo, &pin, |_| true, |_, _| {});
         let capacity = f.index.buckets().0.len() as u32 * 8;
@@ -635,15 +635,19 @@ mod tests {
                 .insert(vacant.unwrap(), Slot::new(n % 64, Target::Lease(n)));
         }
         assert!(f.index.is_full());
-        let first = find(f.index.buckets(), 0, Target::Lease(0)).unwrap();
-        f.index.remove(first);
+        let fourth = find(f.index.buckets(), 3, Target::Lease(3)).unwrap();
+        f.index.remove(fourth);
         assert!(f.index.is_full(), "a tomb is as good as a slot");
         assert_eq!((f.index.used, f.index.tombs), (most - 1, 1));
         let mut vacant = None;
         let buckets = f.index.buckets();
-        let found = buckets.probe_for_insert(0, &mut vacant, |_, _| None::<()>);
-        assert_eq!((found, vacant), (None, Some(first)), "the first place on the way");
-        f.index.insert(first, Slot::new(0, Target::Lease(0)));
+        let found = buckets.probe_for_insert(3, &mut vacant, |_, _| None::<()>);
+        assert_eq!(
+            (found, vacant),
+            (None, Some(fourth)),
+            "the first place on the way"
+        );
+        f.index.insert(fourth, Slot::new(3, Target::Lease(3)));
         assert_eq!((f.index.used, f.index.tombs), (most, 0));
         f.rebuild(|_| true);
         assert!(!f.index.is_full());
