@@ -679,6 +679,15 @@ mod tests {
     }
 
     #[test]
+    fn a_first_word_is_known_at_a_glance() {
+        assert!(is_first_word(bare_word(1, FIXED)) && is_first_word(bare_word(15, 1 << 20)));
+        assert!(!is_first_word(0) && !is_first_word(bare_word(0, FIXED)));
+        assert!(!is_first_word(bare_word(1, FIXED - 1)));
+        assert!(!is_first_word(bare_word(1, FIXED) | 1 << END_AT));
+        assert!(!is_first_word(u64::MAX));
+    }
+
+    #[test]
     fn zeroed_memory_is_no_record() {
         assert!(read(&memory(64), time()).is_none());
         assert!(read(&[], time()).is_none());
@@ -853,7 +862,7 @@ mod tests {
         };
         assert!(fits_exactly(days(24), 1_234) && fits_exactly(days(24), 1_234 + days(24).millis()));
         assert!(!fits_exactly(Span::from_millis(days(24).millis() + 1), 1_234));
-        assert_eq!(COARSE_UNIT, 1_000);
+        assert_eq!((COARSE_UNIT, MAX_OUTCOME), (1_000, 67_108_864));
     }
 
     #[test]
