@@ -260,6 +260,18 @@ mod tests {
         assert_eq!(Wheel::BYTES as usize, size_of::<Wheel>() + levels);
     }
 
+    /// A wheel is as large as the most entries it has had at a time.
+    #[test]
+    fn the_place_of_a_fired_entry_is_used_again() {
+        let mut wheel = Wheel::new(0);
+        for now in 1..1_000 {
+            wheel.insert(now, 1);
+            wheel.insert(now, 2);
+            assert_eq!(fired(&mut wheel, now), [1, 2]);
+        }
+        assert_eq!(wheel.nodes.len(), 2);
+    }
+
     #[test]
     fn a_past_deadline_fires_at_once() {
         let mut wheel = Wheel::new(1_000);
