@@ -251,6 +251,27 @@ mod tests {
         }
     }
 
+    /// What the store's byte budget is told.
+    #[test]
+    fn a_wheel_for_two_years_has_the_bytes_it_says() {
+        let mut wheel = Wheel::new(0);
+        wheel.insert(2 * 365 * 86_400_000, 1);
+        let levels = wheel.levels.len() * size_of::<Level>();
+        assert_eq!(Wheel::BYTES as usize, size_of::<Wheel>() + levels);
+    }
+
+    /// A wheel is as large as the most entries it has had at a time.
+    #[test]
+    fn the_place_of_a_fired_entry_is_used_again() {
+        let mut wheel = Wheel::new(0);
+        for now in 1..1_000 {
+            wheel.insert(now, 1);
+            wheel.insert(now, 2);
+            assert_eq!(fired(&mut wheel, now), [1, 2]);
+        }
+        assert_eq!(wheel.nodes.len(), 2);
+    }
+
     #[test]
     fn a_past_deadline_fires_at_once() {
         let mut wheel = Wheel::new(1_000);

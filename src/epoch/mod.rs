@@ -90,6 +90,9 @@ impl<T> Limbo<T> {
         let raise = free.clone();
         // Release and, in `take`, Acquire: what readers did before they unpinned happens
         // before the item is reused.
+        if cfg!(onceonly_sabotage = "no_epoch") {
+            raise.store(true, Ordering::Release);
+        }
         pin.defer(move || raise.store(true, Ordering::Release));
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.items.lock().push_back(Waiting { free, bytes, item });

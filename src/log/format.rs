@@ -438,6 +438,88 @@ mod tests {
         assert_eq!(Header::read(&[0; 64]), Err(Unreadable::Foreign));
     }
 
+    /// A header with these words in place of its own, and a sum that verifies.
+    fn forged(words: &[(usize, u64)]) -> Result<Header, Unreadable> {
+        let mut all = header().words();
+        for &(at, word) in words {
+            all[at] = word;
+        }
+        all[7] &= !u64::from(u32::MAX);
+        all[7] |= u64::from(crc(&all));
+        let bytes: Vec<u8> = all.iter().flat_map(|w| w.to_le_bytes()).collect();
+        Header::read(&bytes.try_into().unwrap())
+    }
+
+    #[test]
+    fn a_header_that_verifies_and_makes_no_sense_is_damaged() {
+        assert_eq!(forged(&[]), Ok(header()));
+        assert_eq!(forged(&[(1, 1 | 1 << 32)]).unwrap().what, What::Store);
+        for what in [0, 3, 1 << 31] {
+            assert_eq!(forged(&[(1, 1 | what << 32)]), Err(Unreadable::Damaged));
+        }
+        assert_eq!(forged(&[(1, 2 << 32)]), Err(Unreadable::Damaged), "version 0");
+        assert_eq!(forged(&[(3, 1 << 32)]), Err(Unreadable::Damaged), "a serial");
+        // As far as deadlines can be counted from there, and no further.
+        assert!(forged(&[(5, u64::MAX - FAR), (6, FAR)]).is_ok());
+        assert_eq!(forged(&[(5, u64::MAX - FAR + 1)]), Err(Unreadable::Damaged));
+        assert_eq!(forged(&[(6, FAR + 1)]), Err(Unreadable::Damaged));
+        assert_eq!(FAR, 1_152_921_504_606_846_976);
+    }
+
+    #[test]
+    fn kinds_nobody_knows_are_nothing() {
+        let stamp = header().stamp();
+        for kind in 1..16 {
+            let words = memory(20);
+            stamp.seal(bare_word(kind, 4), 0, &words[3..7], 3);
+            let expected = match kind {
+                1..=4 => Entry::Keyed(4),
+                _ => Entry::Nothing,
+            };
+            // Those of notes have lengths of their own.
+            assert_eq!(entry_at(&words, 3, stamp), expected, "kind {kind}");
+        }
+    }
+
+    #[test]
+    fn what_verifies_is_found_behind_what_does_not() {
+        let stamp = header().stamp();
+        let words = memory(40);
+        assert_eq!(next_entry(&words, 0, stamp), None);
+        let seal = Entry::Note(Note::Seal);
+        Note::Seal.write(&words[11..], stamp, 11);
+        words[5].store(bare_word(9, 20).to_le(), Ordering::Relaxed);
+        assert_eq!(next_entry(&words, 0, stamp), Some((11, seal)));
+        assert_eq!(next_entry(&words, 11, stamp), Some((11, seal)));
+        assert_eq!(next_entry(&words, 12, stamp), None);
+    }
+
+    #[test]
+    fn what_was_looked_at_before_is_known_without_its_sum() {
+        let words = memory(20);
+        let vouch = Note::Vouch(Pos::new(3, 8));
+        vouch.write(&words[4..], header().stamp(), 4);
+        words[5].store(0, Ordering::Relaxed);
+        assert_eq!(known_entry_at(&words, 4), Entry::Note(vouch));
+        words[7].store(bare_word(2, 9).to_le(), Ordering::Relaxed);
+        assert_eq!(known_entry_at(&words, 7), Entry::Keyed(9));
+        // Nothing, more than there is, and beyond the end.
+        words[16].store(bare_word(2, 5).to_le(), Ordering::Relaxed);
+        for at in [0, 16, 19, 20, 99] {
+            assert_eq!(known_entry_at(&words, at), Entry::Nothing, "at {at}");
+        }
+        assert_eq!(Entry::Nothing.words(), 0);
+        assert_eq!((Entry::Keyed(9).words(), Entry::Note(vouch).words()), (9, 3));
+    }
+
+    #[test]
+    fn positions_are_ordered_like_the_stream() {
+        let pos = Pos::new(2, 100);
+        assert_eq!((pos.turn(), pos.byte()), (2, 800));
+        assert!(Pos::START < Pos::new(0, 1) && Pos::new(0, 1) < Pos::new(0, 2));
+        assert!(Pos::new(1, 1 << 24) < Pos::new(2, 0));
+    }
+
     #[test]
     fn notes_round_trip_where_they_were_written_and_nowhere_else() {
         let stamp = header().stamp();

@@ -688,6 +688,375 @@ impl Stream {
 mod tests {
     use super::*;
 
+    const ANY_LENGTH: usize = 512;
+
+    /// What a segment of a small log says.
+    #[derive(Clone, Copy)]
+    struct Says {
+        turn: u32,
+        first: u32,
+        vouched: Pos,
+        sealed: bool,
+    }
+
+    const fn sealed(turn: u32) -> Says {
+        Says {
+            turn,
+            first: 1,
+            vouched: Pos::START,
+            sealed: true,
+        }
+    }
+
+    const fn open(turn: u32) -> Says {
+        Says {
+            sealed: false,
+            ..sealed(turn)
+        }
+    }
+
+    fn name(turn: u32) -> PathBuf {
+        PathBuf::from(segment_name(turn))
+    }
+
+    fn blank(turn: u32) -> Segment {
+        let header = Header {
+            what: What::Segment,
+            store: 7,
+            serial: turn,
+            life: 9,
+            base: Tick(1_000),
+            ttl: Span::from_millis(60_000),
+            words: ANY_LENGTH,
+        };
+        Segment::unread(name(turn), &header, Memory::on_heap(ANY_LENGTH * WORD))
+    }
+
+    fn write(segment: &Segment, note: Note, at: usize) -> usize {
+        note.write(&segment.words()[at..], segment.stamp, at);
+        at + note.words()
+    }
+
+    fn mark(says: Says) -> Mark {
+        Mark {
+            ceiling: 100 * u64::from(says.turn),
+            turn: says.turn,
+            first: says.first,
+            now: Tick(2_000 + u64::from(says.turn)),
+            offset: -i64::from(says.turn),
+            vouched: says.vouched,
+        }
+    }
+
+    /// A segment on a disk, with nothing in it but that.
+    fn unread(says: Says) -> Segment {
+        let segment = blank(says.turn);
+        let at = write(&segment, Note::Mark(mark(says)), HEADER_WORDS);
+        if says.sealed {
+            write(&segment, Note::Seal, at);
+        }
+        segment
+    }
+
+    fn segment(says: Says) -> Segment {
+        let mut segment = unread(says);
+        segment.read();
+        segment
+    }
+
+    fn stream(says: &[Says]) -> Stream {
+        Stream::of(says.iter().map(|says| segment(*says)).collect())
+    }
+
+    fn turns(segments: &[Segment]) -> Vec<u32> {
+        segments.iter().map(|s| s.turn).collect()
+    }
+
+    /// What is damaged, and where.
+    fn damage(stream: &Stream) -> (PathBuf, u64, &'static str) {
+        match &stream.damage {
+            Some(Error::Corrupt {
+                segment,
+                offset,
+                what,
+            }) => (segment.clone(), *offset, what),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    const MARKED: usize = HEADER_WORDS + MARK_WORDS;
+
+    #[test]
+    fn a_segment_is_read_to_its_seal_and_says_the_most_it_was_told() {
+        let mut s = blank(3);
+        let said = |ceiling, first, now, vouched| {
+            Note::Mark(Mark {
+                ceiling,
+                first,
+                now: Tick(now),
+                offset: now as i64,
+                vouched: Pos::new(vouched, 8),
+                ..mark(sealed(3))
+            })
+        };
+        let at = write(&s, said(50, 1, 2_000, 1), HEADER_WORDS);
+        let at = write(&s, said(40, 2, 2_500, 2), at);
+        let at = write(&s, said(60, 1, 2_400, 1), at);
+        let end = write(&s, Note::Vouch(Pos::new(3, 20)), at);
+        write(&s, Note::Seal, end);
+        s.read();
+        let expected = Mark {
+            ceiling: 60,
+            turn: 3,
+            first: 2,
+            now: Tick(2_500),
+            offset: 2_500,
+            vouched: Pos::new(3, 20),
+        };
+        assert_eq!(s.said, Some(expected));
+        assert_eq!((s.turn, s.end, s.sealed, s.has_tail), (3, end, true, false));
+        assert!(s.is_begun() && !s.is_blank());
+        assert_eq!(s.cut(), Pos::new(3, end));
+    }
+
+    #[test]
+    fn what_does_not_begin_with_a_mark_is_not_begun() {
+        let mut s = blank(1);
+        s.read();
+        assert!(s.is_blank() && !s.is_begun() && !s.sealed);
+        assert_eq!((s.turn, s.end), (0, HEADER_WORDS));
+        let mut s = blank(1);
+        write(&s, Note::Vouch(Pos::new(1, 9)), HEADER_WORDS);
+        s.read();
+        assert!(!s.is_begun() && s.has_tail && !s.is_blank());
+        assert_eq!(s.heard, Pos::new(1, 9), "it speaks all the same");
+    }
+
+    /// Behind a hole what vouches is heard; behind a seal it was given up before.
+    #[test]
+    fn vouches_are_heard_behind_the_end_up_to_a_seal() {
+        let mut s = unread(open(1));
+        assert!(!{
+            s.read();
+            s.has_tail
+        });
+        write(&s, Note::Vouch(Pos::new(1, 30)), 40);
+        write(&s, Note::Vouch(Pos::new(1, 25)), 50);
+        s.read();
+        assert_eq!((s.end, s.has_tail, s.heard), (MARKED, true, Pos::new(1, 30)));
+        let later = Says {
+            vouched: Pos::new(1, 35),
+            ..open(1)
+        };
+        write(&s, Note::Mark(mark(later)), 60);
+        write(&s, Note::Seal, 70);
+        write(&s, Note::Vouch(Pos::new(1, 90)), 80);
+        s.read();
+        assert_eq!(s.heard, Pos::new(1, 35));
+    }
+
+    /// The vouch of a clean close stands where a seal would no longer fit behind it.
+    #[test]
+    fn the_vouch_of_a_clean_close_may_be_written_over_by_the_seal() {
+        let at = ANY_LENGTH - SEAL_WORDS;
+        let record = |s: &Segment, from: usize, to: usize| {
+            let words = &s.words()[from..to];
+            let w0 = crate::segment::record::bare_word(1, to - from);
+            s.stamp.seal(w0, 0, words, from);
+        };
+        let mut s = unread(open(1));
+        record(&s, MARKED, at);
+        write(&s, Note::Vouch(Pos::new(1, at)), at);
+        s.read();
+        assert_eq!((s.end, s.heard, s.has_tail), (at, Pos::new(1, at), false));
+        assert_eq!(s.records, 1);
+        // One word earlier it could not be written over, but the room is not there either.
+        let mut s = unread(open(1));
+        record(&s, MARKED, at - 3);
+        write(&s, Note::Vouch(Pos::new(1, at - 3)), at - 3);
+        s.read();
+        assert_eq!((s.end, s.heard), (at, Pos::START));
+        assert_eq!(s.said.unwrap().vouched, Pos::new(1, at - 3));
+    }
+
+    #[test]
+    fn the_stream_goes_on_through_sealed_segments() {
+        let s = stream(&[open(3), sealed(1), sealed(2)]);
+        assert_eq!((turns(&s.segments), s.first), (vec![1, 2, 3], 1));
+        assert_eq!(s.end, Pos::new(3, MARKED));
+        assert!(s.damage.is_none() && s.torn.is_none() && s.unsealed);
+        assert_eq!(s.ceiling, 300);
+        assert_eq!(s.time, Some((Tick(2_003), -3)));
+        let s = stream(&[sealed(1), sealed(2)]);
+        assert!(!s.unsealed && s.torn.is_none());
+        let s = stream(&[]);
+        assert_eq!((s.first, s.end, s.ceiling, s.time), (1, Pos::new(0, 0), 1, None));
+        assert!(s.damage.is_none() && s.torn.is_none() && !s.unsealed);
+    }
+
+    #[test]
+    fn what_lies_behind_an_open_end_is_given_up_and_reported() {
+        for says in [[sealed(1), open(2), sealed(3)], [sealed(1), open(2), open(4)]] {
+            let s = stream(&says);
+            assert_eq!(
+                (turns(&s.segments), turns(&s.others)),
+                (vec![1, 2], vec![says[2].turn])
+            );
+            let torn = s.torn.unwrap();
+            assert_eq!((torn.segment, torn.offset), (name(2), (MARKED * WORD) as u64));
+            assert!(s.damage.is_none());
+        }
+        // A blank file is not a loss, one without its mark is.
+        let with = |other: Segment| Stream::of(vec![segment(sealed(1)), other]);
+        let mut spare = blank(2);
+        spare.read();
+        assert!(with(spare).torn.is_none());
+        let mut unmarked = blank(2);
+        write(&unmarked, Note::Seal, 100);
+        unmarked.read();
+        assert!(with(unmarked).torn.is_some());
+    }
+
+    #[test]
+    fn a_cut_below_what_was_vouched_for_is_damage() {
+        let vouching = |turn, word| Says {
+            vouched: Pos::new(turn, word),
+            ..open(3)
+        };
+        // Up to the cut itself it is a torn tail, if anything.
+        assert!(
+            stream(&[sealed(1), sealed(2), vouching(3, MARKED)])
+                .damage
+                .is_none()
+        );
+        let s = stream(&[sealed(1), sealed(2), vouching(3, MARKED + 1)]);
+        let what = "no record verifies here, but later data says that this was durable";
+        assert_eq!(damage(&s), (name(3), (MARKED * WORD) as u64, what));
+        // The second segment has lost its seal.
+        let s = stream(&[sealed(1), open(2), vouching(2, MARKED + SEAL_WORDS)]);
+        assert_eq!(damage(&s), (name(2), (MARKED * WORD) as u64, what));
+        // It is gone altogether.
+        let s = stream(&[sealed(1), vouching(2, MARKED)]);
+        assert_eq!(damage(&s), (name(3), (MARKED * WORD) as u64, what));
+        let s = stream(&[Says {
+            vouched: Pos::new(2, 10),
+            ..sealed(1)
+        }]);
+        let missing = "the segment that follows this one is missing";
+        assert_eq!(damage(&s), (name(1), (MARKED * WORD) as u64, missing));
+        // Heard from behind a hole.
+        let mut torn = unread(open(1));
+        write(&torn, Note::Vouch(Pos::new(1, 60)), 60);
+        torn.read();
+        assert_eq!(damage(&Stream::of(vec![torn])).2, what);
+    }
+
+    #[test]
+    fn segments_before_the_first_no_longer_count_if_the_first_is_whole() {
+        let from = |first, says| Says { first, ..says };
+        // What the last one says is believed: all from turn 2 up to itself is there.
+        let s = stream(&[sealed(1), sealed(2), from(2, open(3))]);
+        assert_eq!(
+            (s.first, turns(&s.segments), turns(&s.others)),
+            (2, vec![2, 3], vec![1])
+        );
+        assert!(s.damage.is_none() && s.torn.is_none());
+        // And its own turn, where nothing else is there.
+        let s = stream(&[from(3, open(3))]);
+        assert_eq!((s.first, turns(&s.segments)), (3, vec![3]));
+        assert!(s.damage.is_none());
+        // The second has lost its end, with what made the first superfluous.
+        let s = stream(&[sealed(1), open(2), from(2, open(3))]);
+        assert_eq!((s.first, turns(&s.segments)), (1, vec![1, 2]));
+        assert!(s.damage.is_none() && s.torn.is_some());
+        // The second is gone.
+        let s = stream(&[sealed(1), from(2, open(3))]);
+        assert_eq!(
+            (s.first, turns(&s.segments), turns(&s.others)),
+            (1, vec![1], vec![3])
+        );
+        // Later than its own turn is nonsense; the largest of several counts.
+        let s = stream(&[sealed(1), from(3, sealed(2))]);
+        assert_eq!(s.first, 1);
+        let s = stream(&[
+            sealed(1),
+            from(2, sealed(2)),
+            from(3, sealed(3)),
+            from(2, open(4)),
+        ]);
+        assert_eq!((s.first, turns(&s.others)), (3, vec![1, 2]));
+        let vouched_before = Says {
+            vouched: Pos::new(1, 400),
+            ..from(2, open(2))
+        };
+        let s = stream(&[vouched_before]);
+        assert!(s.damage.is_none(), "what it vouches for no longer counts");
+    }
+
+    #[test]
+    fn a_log_without_its_beginning_is_damaged() {
+        let s = stream(&[sealed(2), open(3)]);
+        let what = "the segment before this one is missing";
+        assert_eq!(damage(&s), (name(2), 0, what));
+        assert_eq!(first_turn(&[]), Some(1));
+        assert_eq!(first_turn(&[segment(open(2))]), None);
+        // The last turn there can be is followed by none.
+        const LAST: u32 = (1 << 31) - 1;
+        let last = Says {
+            first: LAST,
+            ..sealed(LAST)
+        };
+        assert_eq!(stream(&[last]).first, LAST);
+    }
+
+    #[test]
+    fn two_segments_of_one_turn_are_damage() {
+        let mut double = blank(9);
+        write(&double, Note::Mark(mark(sealed(1))), HEADER_WORDS);
+        double.read();
+        let s = Stream::of(vec![segment(sealed(1)), double]);
+        let what = "two segments claim the same place in the log";
+        assert_eq!(damage(&s), (name(9), 0, what));
+    }
+
+    #[test]
+    fn copies_are_whole_at_any_length() {
+        use crate::sim::disk::SimDisk;
+        let disk = SimDisk::new(1);
+        let path = Path::new("/copied");
+        for words in [
+            1,
+            PIECE / WORD - 1,
+            PIECE / WORD,
+            PIECE / WORD + 1,
+            3 * PIECE / WORD + 7,
+        ] {
+            let file = disk.create(path, (words * WORD) as u64).unwrap();
+            let memory = file.map().unwrap();
+            for (at, word) in memory.mapping.words().iter().enumerate().take(words) {
+                word.store(at as u64 + 1, Ordering::Relaxed);
+            }
+            let copied = copy(&*file, words).unwrap();
+            let found = copied.mapping.words()[..words].iter().enumerate();
+            assert!(
+                found
+                    .into_iter()
+                    .all(|(at, w)| w.load(Ordering::Relaxed) == at as u64 + 1)
+            );
+            drop(file);
+            disk.remove(path).unwrap();
+        }
+    }
+
+    #[test]
+    fn every_item_is_worked_on_once_whether_or_not_by_several_threads() {
+        for bytes in [0, 1 << 20] {
+            let mut items = vec![0u32; 1_000];
+            in_parallel(bytes, &mut items, |item| *item += 1);
+            assert!(items.iter().all(|item| *item == 1));
+        }
+    }
+
     #[test]
     fn the_file_system_of_a_path_is_that_of_the_nearest_mount() {
         let mounts =

@@ -470,8 +470,10 @@ impl<'a> Record<'a> {
 
     #[inline]
     pub(crate) fn deadline(&self) -> Tick {
+        let early = u32::from(cfg!(onceonly_sabotage = "expire_early"));
+        let expires = (self.words.word(1) >> 32) as u32;
         self.time
-            .deadline((self.words.word(1) >> 32) as u32, self.flag(COARSE))
+            .deadline(expires.saturating_sub(early), self.flag(COARSE))
     }
 
     #[inline]
@@ -567,6 +569,9 @@ impl<'a> Record<'a> {
 
     #[inline]
     pub(crate) fn is_for(&self, key: CheckedKey<'_>) -> bool {
+        if cfg!(onceonly_sabotage = "swap_scope") {
+            return self.bytes()[..self.key_len()] == [key.scope(), key.id()].concat();
+        }
         self.scope_len() == key.scope().len() && self.id_len() == key.id().len() && {
             let (stored, _) = self.bytes().split_at(self.key_len());
             let (scope, id) = stored.split_at(self.scope_len());
@@ -680,6 +685,15 @@ mod tests {
     }
 
     #[test]
+    fn a_first_word_is_known_at_a_glance() {
+        assert!(is_first_word(bare_word(1, FIXED)) && is_first_word(bare_word(15, 1 << 20)));
+        assert!(!is_first_word(0) && !is_first_word(bare_word(0, FIXED)));
+        assert!(!is_first_word(bare_word(1, FIXED - 1)));
+        assert!(!is_first_word(bare_word(1, FIXED) | 1 << END_AT));
+        assert!(!is_first_word(u64::MAX));
+    }
+
+    #[test]
     fn zeroed_memory_is_no_record() {
         assert!(read(&memory(64), time()).is_none());
         assert!(read(&[], time()).is_none());
@@ -727,6 +741,240 @@ mod tests {
             let again = read(&again, new).unwrap();
             assert_eq!(again.deadline(), first.deadline());
             assert!(again.moment() <= completed, "{:?} {completed:?}", again.moment());
+        }
+    }
+
+    fn written(record: &Draft<'_>, time: TimeBase) -> Vec<Word> {
+        let fit = record.fit(&time).unwrap();
+        let to = memory(fit.words);
+        record.write(&time, &fit, &to);
+        to
+    }
+
+    fn draft(scope: &'static str, id: &'static str) -> Draft<'static> {
+        let key = match scope {
+            "" => Key::unscoped(id),
+            _ => Key::new(scope, id),
+        };
+        let ttl = Span::from_millis(60_000);
+        Draft::completed(key.check().unwrap(), Fingerprint::NONE, 7, Tick(1_500), ttl)
+    }
+
+    /// The sum as this page draws it, over a record longer than any buffer.
+    #[test]
+    fn golden_sum() {
+        let body = [0xa5; 1_500];
+        let record = Draft {
+            body: &body,
+            ..draft("acme", "order-1")
+        };
+        let fit = record.fit(&time()).unwrap();
+        let to = memory(fit.words);
+        record.write_summed(&time(), &fit, &to, Stamp::new(11, 12, 13), 99);
+        let word = |at: usize| u64::from_le(to[at].load(Ordering::Relaxed));
+        let bytes: Vec<u8> = (0..to.len()).flat_map(|at| word(at).to_le_bytes()).collect();
+        let identity: Vec<u8> = [11u64, 12, 13].iter().flat_map(|w| w.to_le_bytes()).collect();
+        let own = crc32fast::hash(&[&bytes[..8], &bytes[16..]].concat());
+        let expires = (word(1) >> 32) as u32;
+        assert_eq!(expires, 60_501);
+        let rest = [
+            &99u64.to_le_bytes()[..],
+            &expires.to_le_bytes(),
+            &own.to_le_bytes(),
+        ]
+        .concat();
+        assert_eq!(word(1) as u32, crc32fast::hash(&[identity, rest].concat()));
+        // Two words hold no record, whatever they say.
+        assert!(!Stamp::new(11, 12, 13).holds(&to[..2], 99));
+    }
+
+    #[test]
+    fn a_record_is_for_its_key_alone() {
+        let to = written(&draft("ab", "cd"), time());
+        let found = read(&to, time()).unwrap();
+        let is_for = |scope, id| found.is_for(draft(scope, id).key);
+        assert!(is_for("ab", "cd"));
+        for (scope, id) in [
+            ("a", "bcd"),
+            ("abc", "d"),
+            ("", "abcd"),
+            ("ab", "cde"),
+            ("ab", "c"),
+        ] {
+            assert!(!is_for(scope, id), "{scope}/{id}");
+        }
+        for (scope, id) in [("ab", "ce"), ("ax", "cd"), ("xb", "ed")] {
+            assert!(!is_for(scope, id), "{scope}/{id}");
+        }
+    }
+
+    /// Generations first; then whatever ended the claim comes after the claim.
+    #[test]
+    fn of_two_records_of_a_key_the_later_counts() {
+        let key = draft("a", "b").key;
+        let claim = |generation, revision| {
+            let times = [Tick(1_500), Tick(9_000)];
+            Draft::claimed(key, Fingerprint::NONE, generation, times, [0, revision], None)
+        };
+        let ended = |kind, generation| Draft::ended(kind, key, generation, Tick(9_000));
+        let rising = [
+            claim(1, 0),
+            claim(1, 1),
+            claim(1, u32::MAX),
+            ended(Kind::Released, 1),
+            claim(2, 0),
+            Draft {
+                generation: 2,
+                ..draft("a", "b")
+            },
+            claim(3, 5),
+            ended(Kind::Forgotten, 3),
+        ];
+        let orders: Vec<_> = rising
+            .iter()
+            .map(|record| {
+                let to = written(record, time());
+                let found = read(&to, time()).unwrap();
+                assert_eq!(found.kind(), record.kind);
+                assert_eq!(found.generation(), record.generation);
+                found.order()
+            })
+            .collect();
+        assert!(orders.windows(2).all(|two| two[0] < two[1]), "{orders:?}");
+    }
+
+    #[test]
+    fn only_a_claim_has_a_checkpoint() {
+        let noted = |kind| {
+            let record = Draft {
+                kind,
+                tag: NOTED,
+                body: b"half way",
+                ..draft("a", "b")
+            };
+            let to = written(&record, time());
+            read(&to, time()).unwrap().checkpoint().map(<[u8]>::to_vec)
+        };
+        assert_eq!(noted(Kind::Claimed).unwrap(), b"half way");
+        assert_eq!(noted(Kind::Completed), None, "the tag is the caller's");
+    }
+
+    /// Restarted clocks go on from the latest moment a record knows of, so it must not be later than
+    /// the record was written.
+    #[test]
+    fn a_record_knows_the_moment_it_was_written_or_says_none() {
+        let key = draft("a", "b").key;
+        let moment = |record: &Draft<'_>, time| {
+            let to = written(record, time);
+            read(&to, time).unwrap().moment()
+        };
+        assert_eq!(moment(&draft("a", "b"), time()), Tick(1_500), "by its deadline");
+        let own_ttl = Draft::completed(key, Fingerprint::NONE, 7, Tick(1_500), Span::from_millis(5));
+        assert_eq!(moment(&own_ttl, time()), Tick(1_500), "in its own word");
+        let long = Span::from_millis(30 * 24 * 3_600_000);
+        let coarse = Draft::completed(key, Fingerprint::NONE, 7, Tick(1_500), long);
+        assert_eq!(
+            moment(&coarse, TimeBase::new(Tick(1_000), long)),
+            Tick(0),
+            "rounded"
+        );
+        assert_eq!(
+            moment(&coarse, time()),
+            Tick(1_500),
+            "rounded, and in its own word"
+        );
+        let ended = Draft::ended(Kind::Released, key, 7, Tick(9_000));
+        assert_eq!(moment(&ended, time()), Tick(0));
+    }
+
+    /// So that a segment may be filled for as long again before its deadlines leave 32 bits.
+    #[test]
+    fn ttls_up_to_24_days_are_kept_to_the_tick() {
+        let days = |days: u64| Span::from_millis(days * 24 * 3_600_000);
+        let fits_exactly = |ttl: Span, written: u64| {
+            let record = Draft::completed(draft("a", "b").key, Fingerprint::NONE, 7, Tick(written), ttl);
+            record.fit(&time()).unwrap().deadline == record.deadline
+        };
+        assert!(fits_exactly(days(24), 1_234) && fits_exactly(days(24), 1_234 + days(24).millis()));
+        assert!(!fits_exactly(Span::from_millis(days(24).millis() + 1), 1_234));
+        assert_eq!((COARSE_UNIT, MAX_OUTCOME), (1_000, 67_108_864));
+    }
+
+    #[test]
+    fn a_claim_sets_aside_room_for_any_completion_without_an_outcome() {
+        let key = draft("acme", "order-1").key;
+        // Three words, a fingerprint, a ttl of its own, 11 bytes of key.
+        assert_eq!(room_for_empty(key), 64);
+        let fingerprint = Fingerprint::from_bytes([1; 16]);
+        let empty = Draft::completed(key, fingerprint, 7, Tick(1_500), Span::from_millis(5));
+        assert_eq!(empty.words(Span::from_millis(60_000)), 8);
+        assert!(empty.is_covered());
+        let filled = |len| Draft {
+            body: &[1; 100][..len],
+            ..empty
+        };
+        // The key leaves five bytes of its last word.
+        assert!(filled(5).is_covered() && !filled(6).is_covered());
+        let bare = Draft {
+            fingerprint: Fingerprint::NONE,
+            ..filled(21)
+        };
+        assert!(bare.is_covered(), "in the fingerprint's place");
+    }
+
+    #[test]
+    fn lengths_that_do_not_add_up_are_no_record() {
+        let record = Draft {
+            body: b"paid",
+            fingerprint: Fingerprint::from_bytes([1; 16]),
+            ..draft("acme", "order-1")
+        };
+        let to = written(&record, time());
+        assert!(read(&to, time()).is_some());
+        let w0 = u64::from_le(to[0].load(Ordering::Relaxed));
+        let says = |w0: u64| {
+            to[0].store(w0.to_le(), Ordering::Relaxed);
+            read(&to, time()).is_some()
+        };
+        for len in 0..to.len() as u64 {
+            assert!(!says(w0 >> LEN_BITS << LEN_BITS | len), "{len} words");
+        }
+        assert!(!says(w0 + 1), "more than there are");
+        for kind in 0..16 {
+            let other = w0 & !(15 << KIND_AT) | kind << KIND_AT;
+            assert_eq!(says(other), (1..=4).contains(&kind), "kind {kind}");
+        }
+        for bit in END_AT..64 {
+            assert!(!says(w0 | 1 << bit), "bit {bit}");
+        }
+        // 15 bytes and a pad of one fill their words: every byte more is one too many.
+        assert!(!says(w0 + (8 << ID_AT)) && !says(w0 + (8 << SCOPE_AT)));
+        assert!(!says(w0 | WRITTEN << FLAGS_AT | 7 << PAD_AT));
+        assert!(says(w0));
+    }
+
+    /// A claim's flags in the tag of another kind mean nothing.
+    #[test]
+    fn only_claims_are_counted() {
+        let record = Draft {
+            tag: COUNTED | NOTED,
+            body: b"paid",
+            ..draft("acme", "order-1")
+        };
+        let to = written(&record, time());
+        let found = read(&to, time()).unwrap();
+        assert_eq!((found.attempt(), found.revision()), (0, 0));
+        assert_eq!(found.outcome(), b"paid");
+        for counts in [[0, 0], [0, 1], [1, 0]] {
+            let times = [Tick(1_500), Tick(9_000)];
+            let claim = Draft::claimed(record.key, Fingerprint::NONE, 7, times, counts, Some(b"note"));
+            let counted = usize::from(counts != [0, 0]);
+            // Fixed, written, the counts, 15 bytes.
+            assert_eq!(claim.words(Span::from_millis(1)), 3 + 1 + counted + 2);
+            let to = written(&claim, time());
+            let found = read(&to, time()).unwrap();
+            assert_eq!([found.attempt(), found.revision()], counts);
+            assert_eq!(found.checkpoint(), Some(&b"note"[..]));
         }
     }
 

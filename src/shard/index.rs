@@ -582,6 +582,154 @@ mod tests {
         );
     }
 
+    #[test]
+    fn homes_are_spread_evenly_and_in_order() {
+        let table = Table::new(12);
+        let buckets = table.view();
+        let len = buckets.0.len();
+        let mut tags = vec![0; len];
+        let step = 8;
+        let homes = (0..1 << TAG_BITS).step_by(step).map(|tag| buckets.home(tag));
+        let mut last = 0;
+        for home in homes {
+            assert!(last <= home && home < len);
+            last = home;
+            tags[home] += 1;
+        }
+        let fair = (1 << TAG_BITS) / step / len;
+        assert!(tags.iter().all(|tags| fair.abs_diff(*tags) <= 1), "{tags:?}");
+    }
+
+    /// What the byte budget is told, by the table, by a plan, and by the limbo.
+    #[test]
+    fn the_bytes_of_a_table_are_those_of_its_buckets() {
+        let mut f = Fixture::new();
+        assert_eq!((Index::min_bytes(), f.index.bytes()), (128, 128));
+        let plan = f.index.plan_for(1_000);
+        let pin = f.pins.pin();
+        f.index
+            .rebuild(plan, &f.shared, &f.limbo, &pin, |_| true, |_, _| {});
+        assert_eq!(plan.bytes(), f.index.bytes());
+        assert_eq!(f.index.bytes(), f.index.buckets().0.len() as u64 * 64);
+        assert_eq!(f.limbo.bytes(), 128, "the table before");
+    }
+
+    /// Slots and tombs count alike: probes pass over both.
+    #[test]
+    fn an_index_is_full_when_its_load_is_reached() {
+        let mut f = Fixture::new();
+        let pin = f.pins.pin();
+        let plan = f.index.plan_for(500);
+        f.index
+            .rebuild(plan, &f.shared, &f.limbo, &pin, |_| true, |_, _| {});
+        let capacity = f.index.buckets().0.len() as u32 * 8;
+        let most = capacity * f.index.load / 256;
+        assert!(!f.index.is_full());
+        for n in 0..most {
+            assert!(!f.index.is_full(), "{n} of {most}");
+            // One home for all: every bucket on the way is full, and removals leave tombs.
+            let mut vacant = None;
+            f.index
+                .buckets()
+                .probe_for_insert(n % 64, &mut vacant, |_, _| None::<()>);
+            f.index
+                .insert(vacant.unwrap(), Slot::new(n % 64, Target::Lease(n)));
+        }
+        assert!(f.index.is_full());
+        let fourth = find(f.index.buckets(), 3, Target::Lease(3)).unwrap();
+        f.index.remove(fourth);
+        assert!(f.index.is_full(), "a tomb is as good as a slot");
+        assert_eq!((f.index.used, f.index.tombs), (most - 1, 1));
+        let mut vacant = None;
+        let buckets = f.index.buckets();
+        let found = buckets.probe_for_insert(3, &mut vacant, |_, _| None::<()>);
+        assert_eq!(
+            (found, vacant),
+            (None, Some(fourth)),
+            "the first place on the way"
+        );
+        f.index.insert(fourth, Slot::new(3, Target::Lease(3)));
+        assert_eq!((f.index.used, f.index.tombs), (most, 0));
+        f.rebuild(|_| true);
+        assert!(!f.index.is_full());
+    }
+
+    #[test]
+    fn shards_fill_to_loads_of_their_own() {
+        let loads: Vec<u32> = (0..64).map(|shard| Index::new(shard).0.load).collect();
+        assert!(loads.iter().all(|load| (180..220).contains(load)), "{loads:?}");
+        let different: std::collections::HashSet<_> = loads.iter().collect();
+        assert!(different.len() > 30, "{loads:?}");
+        // 70 to 86 %: the whole range is used.
+        assert!(loads.iter().any(|load| *load < 185) && loads.iter().any(|load| *load > 214));
+    }
+
+    #[test]
+    fn a_rebuild_leaves_room_by_a_size_or_two_and_small_ones_double() {
+        let (index, _) = Index::new(3);
+        for kept in [0, 1, 7, 50, 255, 256, 1_000, 100_000, 5_000_000] {
+            let plan = index.plan_of(kept);
+            let slots = plan.bytes() / 8;
+            let most = slots * u64::from(index.load) / 256;
+            let room = if kept < 256 { 20 } else { 13 };
+            let wanted = (kept + 1) * room / 10;
+            assert!(most + 1 >= wanted, "{kept}: {most}");
+            // The next smaller size would not have done.
+            let smaller = plan.0.checked_sub(1).map(|class| Rebuild(class).bytes() / 8);
+            assert!(
+                smaller.is_none_or(|slots| slots * u64::from(index.load) / 256 < wanted),
+                "{kept}: {most}"
+            );
+        }
+        let largest = index.plan_of(u64::from(u32::MAX));
+        assert_eq!(usize::from(largest.0), CLASSES - 1);
+    }
+
+    #[test]
+    fn an_index_is_sparse_below_a_fifth_unless_it_is_the_smallest() {
+        let mut f = Fixture::new();
+        assert!(!f.index.is_sparse(), "there is no smaller one");
+        let pin = f.pins.pin();
+        let plan = f.index.plan_for(100);
+        f.index
+            .rebuild(plan, &f.shared, &f.limbo, &pin, |_| true, |_, _| {});
+        let fifth = f.index.buckets().0.len() as u32 * 8 / 5;
+        for n in 0..fifth {
+            assert!(f.index.is_sparse(), "{n} of {fifth}");
+            f.insert(n * 50_000, record(n as usize));
+        }
+        assert!(!f.index.is_sparse());
+    }
+
+    #[test]
+    fn a_sweep_visits_every_bucket_once_and_begins_again() {
+        let mut f = Fixture::new();
+        (0..100).for_each(|n| f.insert(n * 80_000, record(n as usize)));
+        let buckets = f.index.buckets().0.len() as u32;
+        let sweep = |f: &mut Fixture, count: u32| {
+            let mut seen = 0;
+            let ended = f.index.sweep(count, |_| {
+                seen += 1;
+                true
+            });
+            (ended, seen)
+        };
+        for _ in 0..2 {
+            let mut seen = 0;
+            for at in 0..buckets {
+                let (ended, found) = sweep(&mut f, 1);
+                assert_eq!(ended, at + 1 == buckets);
+                seen += found;
+            }
+            assert_eq!(seen, 100);
+        }
+        sweep(&mut f, 3);
+        f.index.rewind_sweep();
+        assert_eq!(sweep(&mut f, u32::MAX), (true, 100));
+        f.index.retain(|target| target == record(7));
+        assert_eq!(f.index.targets(), [record(7)]);
+    }
+
     #[derive(Clone, Debug)]
     enum Op {
         Insert(u32),

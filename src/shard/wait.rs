@@ -62,6 +62,9 @@ impl Waiter {
     }
 
     fn wake(&self) {
+        if cfg!(onceonly_sabotage = "lose_wakeup") {
+            return;
+        }
         let waker = self.inner.lock().waker.take();
         self.changed.notify_one();
         if let Some(waker) = waker {

@@ -44,15 +44,22 @@ fn another_fingerprint_is_a_mismatch_in_every_state() {
 
 #[test]
 fn scopes_are_worlds_of_their_own() {
-    let (store, _) = store();
-    acquire(&store, Key::new("a", "1")).complete(b"a").unwrap();
-    acquire(&store, Key::new("b", "1")).complete(b"b").unwrap();
-    acquire(&store, Key::unscoped("1")).complete(b"c").unwrap();
-    acquire(&store, Key::new("a1", "x")).complete(b"d").unwrap();
-    acquire(&store, Key::new("a", "1x")).complete(b"e").unwrap();
-    assert!(store.forget(Key::new("a", "1")).unwrap());
-    assert!(matches!(claim(&store, Key::new("b", "1")), Claim::Completed(o) if &*o == b"b"));
-    assert!(matches!(claim(&store, Key::new("a", "1x")), Claim::Completed(o) if &*o == b"e"));
+    // Whether or not the hash tells them apart.
+    for builder in [Store::builder(), Store::builder().constant_hash()] {
+        let store = builder.in_memory().unwrap();
+        acquire(&store, Key::new("a", "1")).complete(b"a").unwrap();
+        acquire(&store, Key::new("b", "1")).complete(b"b").unwrap();
+        acquire(&store, Key::unscoped("1")).complete(b"c").unwrap();
+        acquire(&store, Key::new("a1", "x")).complete(b"d").unwrap();
+        acquire(&store, Key::new("a", "1x")).complete(b"e").unwrap();
+        let held = acquire(&store, Key::new("h", "1x"));
+        assert!(matches!(claim(&store, Key::new("h1", "x")), Claim::Acquired(_)));
+        held.complete(b"f").unwrap();
+        assert!(store.forget(Key::new("a", "1")).unwrap());
+        assert!(matches!(claim(&store, Key::new("b", "1")), Claim::Completed(o) if &*o == b"b"));
+        assert!(matches!(claim(&store, Key::new("a", "1x")), Claim::Completed(o) if &*o == b"e"));
+        assert!(matches!(claim(&store, Key::new("a1", "x")), Claim::Completed(o) if &*o == b"d"));
+    }
 }
 
 #[test]

@@ -487,6 +487,27 @@ fn a_segment_of_another_store_is_refused() {
 }
 
 #[test]
+fn a_file_that_is_another_than_its_name_says_is_refused() {
+    let intact = Intact::new(true);
+    let at = |named: fn(&Path) -> bool| intact.files.iter().position(|(p, _)| named(p)).unwrap();
+    let store = at(|p| p.ends_with("STORE"));
+    let segment = at(|p| p.extension().is_some());
+    for (n, from, expected) in [
+        (store, segment, "it is not the STORE file"),
+        (segment, store, "it is not the segment its name says"),
+    ] {
+        let mut files = intact.files();
+        files[n].1 = intact.files[from].1.clone();
+        match intact.open(files) {
+            Err(Error::Corrupt { segment, what, .. }) => {
+                assert_eq!((segment, what), (intact.files[n].0.clone(), expected));
+            }
+            opened => panic!("{opened:?}"),
+        }
+    }
+}
+
+#[test]
 fn what_does_not_belong_into_the_directory_is_named() {
     let intact = Intact::new(true);
     let with = |name: &str| {
