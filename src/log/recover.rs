@@ -1034,6 +1034,47 @@ mod tests {
         }
     }
 
+    #[test]
+    fn names_say_what_is_in_a_directory() {
+        let disk = SimDisk::new(1);
+        let place = place(&disk);
+        let names = || Names::read(&place).unwrap();
+        let put = |name: &str| disk.put(&place.dir.join(name), Vec::new());
+        assert!(names().is_empty() && names().next_serial() == 1);
+        [LOCK, ".hidden", "lost+found", "00000007.seg.new"]
+            .iter()
+            .for_each(|name| put(name));
+        let found = names();
+        assert!(found.is_empty() && !found.has_others && found.check(&place).is_ok());
+        assert_eq!(found.unfinished, ["00000007.seg.new"]);
+        ["0000000a.seg", "00000002.seg"].iter().for_each(|name| put(name));
+        let found = names();
+        assert_eq!((&found.serials[..], found.next_serial()), (&[2, 10][..], 11));
+        assert!(!found.is_empty() && !found.has_store);
+        assert!(found.check(&place).is_err(), "segments, and no STORE");
+        put(STORE);
+        let found = names();
+        assert!(found.has_store && !found.has_others && found.check(&place).is_ok());
+        put("notes.txt");
+        assert!(names().has_others);
+        let alone = Names {
+            has_store: true,
+            ..Names::default()
+        };
+        assert!(!alone.is_empty());
+    }
+
+    #[test]
+    fn a_file_is_as_long_as_its_header_at_least() {
+        let disk = SimDisk::new(1);
+        let place = place(&disk);
+        let (segment, path) = (unread(open_at(2)), place.dir.join(name(2)));
+        put(&disk, &place, &segment, HEADER_WORDS);
+        let file = disk.open_to_read(&path).unwrap();
+        assert!(read_header(&*file, &path, 64, &place).is_ok());
+        assert!(read_header(&*file, &path, 63, &place).is_err());
+    }
+
     /// Puts a segment's words into its file.
     fn put(disk: &SimDisk, place: &Place, segment: &Segment, words: usize) {
         let words = segment.words()[..words].iter();
