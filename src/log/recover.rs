@@ -687,6 +687,7 @@ impl Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sim::disk::{Cut, SimDisk};
 
     const ANY_LENGTH: usize = 512;
 
@@ -708,7 +709,7 @@ mod tests {
         }
     }
 
-    const fn open(turn: u32) -> Says {
+    const fn open_at(turn: u32) -> Says {
         Says {
             sealed: false,
             ..sealed(turn)
@@ -729,7 +730,9 @@ mod tests {
             ttl: Span::from_millis(60_000),
             words: ANY_LENGTH,
         };
-        Segment::unread(name(turn), &header, Memory::on_heap(ANY_LENGTH * WORD))
+        let memory = Memory::on_heap(ANY_LENGTH * WORD);
+        header.write(memory.mapping.words());
+        Segment::unread(name(turn), &header, memory)
     }
 
     fn write(segment: &Segment, note: Note, at: usize) -> usize {
@@ -835,7 +838,7 @@ mod tests {
     /// Behind a hole what vouches is heard; behind a seal it was given up before.
     #[test]
     fn vouches_are_heard_behind_the_end_up_to_a_seal() {
-        let mut s = unread(open(1));
+        let mut s = unread(open_at(1));
         assert!(!{
             s.read();
             s.has_tail
@@ -846,7 +849,7 @@ mod tests {
         assert_eq!((s.end, s.has_tail, s.heard), (MARKED, true, Pos::new(1, 30)));
         let later = Says {
             vouched: Pos::new(1, 35),
-            ..open(1)
+            ..open_at(1)
         };
         write(&s, Note::Mark(mark(later)), 60);
         write(&s, Note::Seal, 70);
@@ -864,14 +867,14 @@ mod tests {
             let w0 = crate::segment::record::bare_word(1, to - from);
             s.stamp.seal(w0, 0, words, from);
         };
-        let mut s = unread(open(1));
+        let mut s = unread(open_at(1));
         record(&s, MARKED, at);
         write(&s, Note::Vouch(Pos::new(1, at)), at);
         s.read();
         assert_eq!((s.end, s.heard, s.has_tail), (at, Pos::new(1, at), false));
         assert_eq!(s.records, 1);
         // One word earlier it could not be written over, but the room is not there either.
-        let mut s = unread(open(1));
+        let mut s = unread(open_at(1));
         record(&s, MARKED, at - 3);
         write(&s, Note::Vouch(Pos::new(1, at - 3)), at - 3);
         s.read();
@@ -881,7 +884,7 @@ mod tests {
 
     #[test]
     fn the_stream_goes_on_through_sealed_segments() {
-        let s = stream(&[open(3), sealed(1), sealed(2)]);
+        let s = stream(&[open_at(3), sealed(1), sealed(2)]);
         assert_eq!((turns(&s.segments), s.first), (vec![1, 2, 3], 1));
         assert_eq!(s.end, Pos::new(3, MARKED));
         assert!(s.damage.is_none() && s.torn.is_none() && s.unsealed);
@@ -896,7 +899,10 @@ mod tests {
 
     #[test]
     fn what_lies_behind_an_open_end_is_given_up_and_reported() {
-        for says in [[sealed(1), open(2), sealed(3)], [sealed(1), open(2), open(4)]] {
+        for says in [
+            [sealed(1), open_at(2), sealed(3)],
+            [sealed(1), open_at(2), open_at(4)],
+        ] {
             let s = stream(&says);
             assert_eq!(
                 (turns(&s.segments), turns(&s.others)),
@@ -921,7 +927,7 @@ mod tests {
     fn a_cut_below_what_was_vouched_for_is_damage() {
         let vouching = |turn, word| Says {
             vouched: Pos::new(turn, word),
-            ..open(3)
+            ..open_at(3)
         };
         // Up to the cut itself it is a torn tail, if anything.
         assert!(
@@ -933,7 +939,7 @@ mod tests {
         let what = "no record verifies here, but later data says that this was durable";
         assert_eq!(damage(&s), (name(3), (MARKED * WORD) as u64, what));
         // The second segment has lost its seal.
-        let s = stream(&[sealed(1), open(2), vouching(2, MARKED + SEAL_WORDS)]);
+        let s = stream(&[sealed(1), open_at(2), vouching(2, MARKED + SEAL_WORDS)]);
         assert_eq!(damage(&s), (name(2), (MARKED * WORD) as u64, what));
         // It is gone altogether.
         let s = stream(&[sealed(1), vouching(2, MARKED)]);
@@ -945,7 +951,7 @@ mod tests {
         let missing = "the segment that follows this one is missing";
         assert_eq!(damage(&s), (name(1), (MARKED * WORD) as u64, missing));
         // Heard from behind a hole.
-        let mut torn = unread(open(1));
+        let mut torn = unread(open_at(1));
         write(&torn, Note::Vouch(Pos::new(1, 60)), 60);
         torn.read();
         assert_eq!(damage(&Stream::of(vec![torn])).2, what);
@@ -955,22 +961,22 @@ mod tests {
     fn segments_before_the_first_no_longer_count_if_the_first_is_whole() {
         let from = |first, says| Says { first, ..says };
         // What the last one says is believed: all from turn 2 up to itself is there.
-        let s = stream(&[sealed(1), sealed(2), from(2, open(3))]);
+        let s = stream(&[sealed(1), sealed(2), from(2, open_at(3))]);
         assert_eq!(
             (s.first, turns(&s.segments), turns(&s.others)),
             (2, vec![2, 3], vec![1])
         );
         assert!(s.damage.is_none() && s.torn.is_none());
         // And its own turn, where nothing else is there.
-        let s = stream(&[from(3, open(3))]);
+        let s = stream(&[from(3, open_at(3))]);
         assert_eq!((s.first, turns(&s.segments)), (3, vec![3]));
         assert!(s.damage.is_none());
         // The second has lost its end, with what made the first superfluous.
-        let s = stream(&[sealed(1), open(2), from(2, open(3))]);
+        let s = stream(&[sealed(1), open_at(2), from(2, open_at(3))]);
         assert_eq!((s.first, turns(&s.segments)), (1, vec![1, 2]));
         assert!(s.damage.is_none() && s.torn.is_some());
         // The second is gone.
-        let s = stream(&[sealed(1), from(2, open(3))]);
+        let s = stream(&[sealed(1), from(2, open_at(3))]);
         assert_eq!(
             (s.first, turns(&s.segments), turns(&s.others)),
             (1, vec![1], vec![3])
@@ -982,12 +988,12 @@ mod tests {
             sealed(1),
             from(2, sealed(2)),
             from(3, sealed(3)),
-            from(2, open(4)),
+            from(2, open_at(4)),
         ]);
         assert_eq!((s.first, turns(&s.others)), (3, vec![1, 2]));
         let vouched_before = Says {
             vouched: Pos::new(1, 400),
-            ..from(2, open(2))
+            ..from(2, open_at(2))
         };
         let s = stream(&[vouched_before]);
         assert!(s.damage.is_none(), "what it vouches for no longer counts");
@@ -995,11 +1001,11 @@ mod tests {
 
     #[test]
     fn a_log_without_its_beginning_is_damaged() {
-        let s = stream(&[sealed(2), open(3)]);
+        let s = stream(&[sealed(2), open_at(3)]);
         let what = "the segment before this one is missing";
         assert_eq!(damage(&s), (name(2), 0, what));
         assert_eq!(first_turn(&[]), Some(1));
-        assert_eq!(first_turn(&[segment(open(2))]), None);
+        assert_eq!(first_turn(&[segment(open_at(2))]), None);
         // The last turn there can be is followed by none.
         const LAST: u32 = (1 << 31) - 1;
         let last = Says {
@@ -1019,9 +1025,146 @@ mod tests {
         assert_eq!(damage(&s), (name(9), 0, what));
     }
 
+    fn place(disk: &SimDisk) -> Place {
+        let dir = PathBuf::from("/store");
+        disk.create_dir(&dir).unwrap();
+        Place {
+            disk: Arc::new(disk.clone()),
+            dir,
+        }
+    }
+
+    #[test]
+    fn names_say_what_is_in_a_directory() {
+        let disk = SimDisk::new(1);
+        let place = place(&disk);
+        let names = || Names::read(&place).unwrap();
+        let put = |name: &str| disk.put(&place.dir.join(name), Vec::new());
+        assert!(names().is_empty() && names().next_serial() == 1);
+        [LOCK, ".hidden", "lost+found", "00000007.seg.new"]
+            .iter()
+            .for_each(|name| put(name));
+        let found = names();
+        assert!(found.is_empty() && !found.has_others && found.check(&place).is_ok());
+        assert_eq!(found.unfinished, ["00000007.seg.new"]);
+        ["0000000a.seg", "00000002.seg"].iter().for_each(|name| put(name));
+        let found = names();
+        assert_eq!((&found.serials[..], found.next_serial()), (&[2, 10][..], 11));
+        assert!(!found.is_empty() && !found.has_store);
+        assert!(found.check(&place).is_err(), "segments, and no STORE");
+        put(STORE);
+        let found = names();
+        assert!(found.has_store && !found.has_others && found.check(&place).is_ok());
+        put("notes.txt");
+        assert!(names().has_others);
+        let alone = Names {
+            has_store: true,
+            ..Names::default()
+        };
+        assert!(!alone.is_empty());
+    }
+
+    #[test]
+    fn a_file_is_as_long_as_its_header_at_least() {
+        let disk = SimDisk::new(1);
+        let place = place(&disk);
+        let (segment, path) = (unread(open_at(2)), place.dir.join(name(2)));
+        put(&disk, &place, &segment, HEADER_WORDS);
+        let file = disk.open_to_read(&path).unwrap();
+        assert!(read_header(&*file, &path, 64, &place).is_ok());
+        assert!(read_header(&*file, &path, 63, &place).is_err());
+    }
+
+    /// Puts a segment's words into its file.
+    fn put(disk: &SimDisk, place: &Place, segment: &Segment, words: usize) {
+        let words = segment.words()[..words].iter();
+        let bytes = words.flat_map(|w| w.load(Ordering::Relaxed).to_ne_bytes());
+        disk.put(&place.dir.join(&segment.path), bytes.collect());
+    }
+
+    /// What was given up never comes back, wherever the power fails while the cut is made final: the
+    /// segments behind it go before it is sealed.
+    #[test]
+    fn a_power_cut_while_the_end_is_made_final_finds_the_same_end() {
+        let disk = SimDisk::new(1);
+        let place = place(&disk);
+        make_store(&place, 7, Tick(1_000)).unwrap();
+        for says in [sealed(1), open_at(2), sealed(3)] {
+            put(&disk, &place, &unread(says), ANY_LENGTH);
+        }
+        let opened = |disk: &SimDisk| {
+            let found = open(Arc::new(disk.clone()), &place.dir, Tick(5_000));
+            found.map(|found| (turns(&found.segments), found.end))
+        };
+        let mut cuts = 0;
+        loop {
+            let disk = disk.copy();
+            disk.cut_after(cuts + 1);
+            let was = opened(&disk);
+            for style in [Cut::LoseAll, Cut::KeepAll, Cut::Random, Cut::Random] {
+                let (turns, end) = opened(&disk.cut(style)).unwrap();
+                assert_eq!(
+                    (turns, end.turn()),
+                    (vec![1, 2], 2),
+                    "{style:?} in call {}",
+                    cuts + 1
+                );
+            }
+            if was.is_ok() {
+                break;
+            }
+            cuts += 1;
+        }
+        assert!(cuts >= 4, "a removal, a sync of it, two of what is kept");
+    }
+
+    #[test]
+    fn a_segment_that_is_not_what_its_header_says_is_refused() {
+        let disk = SimDisk::new(1);
+        let place = place(&disk);
+        let (segment, path) = (unread(open_at(2)), place.dir.join(name(2)));
+        let examined = |words: usize, says: usize, store: u64, serial: u32| {
+            let header = Header {
+                what: What::Segment,
+                store: 7,
+                serial: 2,
+                life: 9,
+                base: Tick(1_000),
+                ttl: Span::from_millis(60_000),
+                words: says,
+            };
+            header.write(segment.words());
+            put(&disk, &place, &segment, words);
+            let file = disk.open_to_read(&path).unwrap();
+            examine(&*file, &path, store, serial, &place).is_ok()
+        };
+        let least = 2 * HEADER_WORDS;
+        assert!(examined(512, 512, 7, 2) && examined(least, least, 7, 2));
+        assert!(!examined(512, 512, 8, 2), "another store's");
+        assert!(!examined(512, 512, 7, 3), "another's name");
+        for words in [HEADER_WORDS, least - 1] {
+            assert!(!examined(words, words, 7, 2), "no room for a log");
+        }
+        for (words, says) in [(511, 512), (512, 511), (512, 0)] {
+            assert!(!examined(words, says, 7, 2), "{words} words, not {says}");
+        }
+    }
+
+    #[test]
+    fn a_new_store_is_one_file_that_says_how_long_it_is() {
+        let place = place(&SimDisk::new(1));
+        make_store(&place, 7, Tick(1_000)).unwrap();
+        assert_eq!(read_store(&place).unwrap(), 7);
+        let path = place.path(STORE);
+        let file = place.disk.open_to_read(&path).unwrap();
+        let size = file.size().unwrap();
+        let header = read_header(&*file, &path, size, &place).unwrap();
+        assert_eq!((header.what, header.base), (What::Store, Tick(1_000)));
+        assert_eq!((size, (header.words * WORD) as u64), (4_096, 4_096));
+    }
+
     #[test]
     fn copies_are_whole_at_any_length() {
-        use crate::sim::disk::SimDisk;
         let disk = SimDisk::new(1);
         let path = Path::new("/copied");
         for words in [
