@@ -1075,6 +1075,19 @@ mod tests {
         assert!(read_header(&*file, &path, 63, &place).is_err());
     }
 
+    #[test]
+    fn the_start_of_a_segment_says_its_turn_and_the_size_of_it_all() {
+        let disk = SimDisk::new(1);
+        let place = place(&disk);
+        put(&disk, &place, &unread(open_at(2)), ANY_LENGTH);
+        let (mut start, size) = copy_start(&place, 7, 2).unwrap();
+        start.read();
+        assert_eq!((start.turn, size), (2, (ANY_LENGTH * WORD) as u64));
+        assert_eq!(start.words().len(), MARKED, "and no more is read than that");
+        let whole = copy_segment(&place, 7, 2).unwrap();
+        assert_eq!(whole.words().len(), ANY_LENGTH);
+    }
+
     /// Puts a segment's words into its file.
     fn put(disk: &SimDisk, place: &Place, segment: &Segment, words: usize) {
         let words = segment.words()[..words].iter();
