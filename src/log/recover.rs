@@ -1083,7 +1083,11 @@ mod tests {
         let (mut start, size) = copy_start(&place, 7, 2).unwrap();
         start.read();
         assert_eq!((start.turn, size), (2, (ANY_LENGTH * WORD) as u64));
-        assert_eq!(start.words().len(), MARKED, "and no more is read than that");
+        assert_eq!(
+            start.words().len(),
+            MARKED + SEAL_WORDS,
+            "and no more is read than that"
+        );
         let whole = copy_segment(&place, 7, 2).unwrap();
         assert_eq!(whole.words().len(), ANY_LENGTH);
     }
