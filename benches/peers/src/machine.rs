@@ -27,7 +27,7 @@ impl Machine {
             memory_gib: memory(),
             kernel: said_by("uname", &["-sr"]),
             rustc: said_by("rustc", &["--version"]),
-            filesystem: said_by("stat", &["-f", "-c", "%T", &dir]),
+            filesystem: said_by("findmnt", &["-n", "-o", "FSTYPE", "--target", &dir]),
             load: word_of("/proc/loadavg"),
         }
     }
