@@ -724,4 +724,42 @@ mod tests {
         assert_eq!(segment_bytes(64 << 20), 1 << 20);
         assert_eq!(segment_bytes(u64::MAX), MAX_SEGMENT_BYTES);
     }
+
+    /// Readers that come while a segment is retired, and its id taken for another: they find the old
+    /// record or none. Memory that was given back too early is unmapped: reading it is a crash.
+    #[cfg(onceonly_loom)]
+    mod loom {
+        use super::*;
+        use crate::sync::{AtomicU64, explore, spawn};
+
+        #[test]
+        fn readers_of_a_retired_segment_find_the_old_record_or_none() {
+            explore(3, || {
+                let f = Arc::new(Fixture::new(BUDGET));
+                let at = f.append(1, 10, b"old").expect("there is room");
+                // As the index has it.
+                let slot = Arc::new(AtomicU64::new(at.to_bits()));
+                let reader = {
+                    let (f, slot) = (f.clone(), slot.clone());
+                    spawn(move || {
+                        let pin = f.pins.pin();
+                        let bits = slot.load(Ordering::Acquire);
+                        if bits != 0 {
+                            let record = f.segments.table.record(Address::from_bits(bits), &pin);
+                            assert!(record.is_none_or(|record| record.outcome() == b"old"));
+                        }
+                    })
+                };
+                let now = Tick(100_000);
+                assert_eq!(f.retire_all(now.0), 1);
+                while f.segments.reap(now, &f.bytes) {}
+                f.segments.sweep_started();
+                slot.store(0, Ordering::Release);
+                f.segments.sweep_done(&f.pins.pin());
+                while f.segments.reap(now, &f.bytes) {}
+                f.append(now.0, 10, b"new").expect("there is room");
+                reader.join().expect("it reads");
+            });
+        }
+    }
 }
