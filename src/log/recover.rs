@@ -687,7 +687,7 @@ impl Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sim::disk::{Cut, SimDisk};
+    use crate::sim::disk::{Cut, Fault, SimDisk, Then};
 
     const ANY_LENGTH: usize = 512;
 
@@ -1133,6 +1133,42 @@ mod tests {
             cuts += 1;
         }
         assert!(cuts >= 4, "a removal, a sync of it, two of what is kept");
+    }
+
+    /// What makes a segment superfluous may itself not be durable yet. So whichever call of a repair
+    /// fails, the names of what no longer counts are all still there.
+    #[test]
+    fn what_no_longer_counts_goes_when_what_overrides_it_is_durable() {
+        let says = Says {
+            first: 2,
+            ..open_at(3)
+        };
+        // Two files are opened and synced; with no call failing it goes.
+        for nth in 1..=5 {
+            let disk = SimDisk::new(1);
+            let place = place(&disk);
+            let segments = [sealed(1), sealed(2), says].map(|says| {
+                let mut segment = segment(says);
+                put(&disk, &place, &segment, ANY_LENGTH);
+                segment.path = place.dir.join(&segment.path);
+                segment
+            });
+            let stream = Stream::of(segments.into());
+            assert_eq!(
+                (turns(&stream.segments), turns(&stream.others)),
+                (vec![2, 3], vec![1])
+            );
+            if nth <= 4 {
+                disk.fail_nth(nth, Fault::Eio, Then::Once);
+            }
+            let done = stream.repair(&place);
+            let is_there = disk.paths().contains(&place.dir.join(name(1)));
+            assert_eq!(
+                (done.is_err(), is_there),
+                (nth <= 4, nth <= 4),
+                "call {nth} failed"
+            );
+        }
     }
 
     #[test]
