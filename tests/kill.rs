@@ -139,6 +139,7 @@ fn live_once(
     if !opening {
         life.wait_open();
     }
+    // The moment of a kill is chance: the child is another process, and works meanwhile.
     std::thread::sleep(moment);
     let lines = life.kill(false)?;
     oracle.hear(lines, End::Killed)?;

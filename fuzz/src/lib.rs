@@ -39,7 +39,7 @@ fn is_refused(size: usize) -> bool {
 }
 
 // SAFETY: all is left to the system's allocator but for what is refused, and null is how an
-// allocator refuses.
+// allocator refuses. Each function has the duties the trait gives it, and hands them on.
 unsafe impl GlobalAlloc for Ceiling {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if is_refused(layout.size()) {

@@ -212,8 +212,9 @@ impl Engine {
                 {
                     let deadline = record.deadline();
                     offered.holds.add(record.kind(), record.len_words(), deadline);
-                    if record.moment() <= LATEST {
-                        offered.latest = offered.latest.max(record.moment());
+                    let moment = record.moment();
+                    if moment <= LATEST {
+                        offered.latest = offered.latest.max(moment);
                     }
                     c.segments.table.note_deadline(id, deadline);
                     let hash = self.hasher.hash(key);

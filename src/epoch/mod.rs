@@ -88,11 +88,11 @@ impl<T> Limbo<T> {
     pub(crate) fn put(&self, pin: &Guard, item: T, bytes: u64) {
         let free = Arc::new(AtomicBool::new(false));
         let raise = free.clone();
-        // Release and, in `take`, Acquire: what readers did before they unpinned happens
-        // before the item is reused.
         if cfg!(onceonly_sabotage = "no_epoch") {
             raise.store(true, Ordering::Release);
         }
+        // Release and, in `take`, Acquire: what readers did before they unpinned happens
+        // before the item is reused.
         pin.defer(move || raise.store(true, Ordering::Release));
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.items.lock().push_back(Waiting { free, bytes, item });

@@ -325,8 +325,8 @@ fn is_within_budget(store: &Store) {
     assert!(stats.bytes_reserved <= stats.bytes_limit, "{stats}");
 }
 
-/// Does `calm` and then, between calls of `flood`, `rounds` cycles of a scope that minds its own
-/// business, and prints how long those took: how long is up to the machine, so nothing is asserted.
+/// Does so many cycles of a scope that minds its own business, and then as many between calls of
+/// `flood`, and prints how long those took: how long is up to the machine, so nothing is asserted.
 fn bystander(name: &str, store: &Store, rounds: u64, mut flood: impl FnMut(u64)) {
     let cycle = |id: u64| {
         let id = id.to_le_bytes();

@@ -9,7 +9,8 @@ use std::path::Path;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
 use std::time::{Duration, Instant, SystemTime};
 
 const DIR: &str = "/store";
@@ -182,16 +183,26 @@ fn a_small_step_back_does_not_make_time_leap() {
     assert!(matches!(again, Claim::Completed(_)), "charged twice: {again:?}");
 }
 
-fn poll_for<F: Future>(future: F, most: Duration) -> Option<F::Output> {
+/// Awaits on this thread; `None` if its waker is not woken in time.
+fn await_for<F: Future>(future: F, most: Duration) -> Option<F::Output> {
     let mut future = pin!(future);
-    let began = Instant::now();
-    while began.elapsed() < most {
-        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let until = Instant::now() + most;
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
             return Some(output);
         }
-        std::thread::sleep(Duration::from_millis(1));
+        let left = until.checked_duration_since(Instant::now())?;
+        std::thread::park_timeout(left);
     }
-    None
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
 }
 
 /// The helper ends with the last handle, but guards live on.
@@ -202,7 +213,7 @@ fn what_is_submitted_when_the_helper_has_ended_gets_its_answer() {
     let guard = acquire(&store, key()).into_owned();
     drop(store);
     let pending = guard.submit(b"x", CompleteOptions::new());
-    let done = poll_for(pending, Duration::from_secs(2));
+    let done = await_for(pending, Duration::from_secs(2));
     assert!(matches!(done, Some(Ok(()))), "{done:?}");
 }
 
@@ -239,6 +250,8 @@ fn the_helper_rests_when_an_interval_has_nothing_to_sync() {
     let both = [(&a, b"x", CompleteOptions::new()), (&b, b"x", interval)];
     store.complete_many(both, &mut done).unwrap();
     assert!(done.iter().all(Result::is_ok));
+    // Rest is what the helper's own thread does not do for a while, so a while has to pass. A busy
+    // one reads the clock a million times in it.
     std::thread::sleep(Duration::from_millis(100));
     let before = clock.1.load(Ordering::Relaxed);
     std::thread::sleep(Duration::from_millis(300));
@@ -365,6 +378,8 @@ fn bytes_on_disk_are_counted_while_a_file_is_being_made() {
         while !went && Instant::now() < until {
             went = segment_bytes(&disk.0) < before;
         }
+        // What is wrong is done after the file has gone, by a thread that tells nobody: give it time.
+        // With less the test would only miss more.
         std::thread::sleep(Duration::from_millis(50));
         disk.shut(false);
     });
@@ -434,6 +449,7 @@ impl DiskFile for FailingFile {
         let mut gate = gate.lock().unwrap();
         if gate.0 {
             gate.1 = true;
+            changed.notify_all();
             while gate.0 {
                 gate = changed.wait(gate).unwrap();
             }
@@ -490,12 +506,10 @@ fn what_is_submitted_is_answered_when_the_helpers_own_sync_fails() {
     let (gate, changed) = &*disk.1;
     gate.lock().unwrap().0 = true;
     // The helper notes the time when it has seen the store idle twice.
-    while !gate.lock().unwrap().1 {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    drop(changed.wait_while(gate.lock().unwrap(), |gate| !gate.1).unwrap());
     let pending = guard.submit(b"x", CompleteOptions::new());
     gate.lock().unwrap().0 = false;
     changed.notify_all();
-    let done = poll_for(pending, Duration::from_secs(4));
+    let done = await_for(pending, Duration::from_secs(4));
     assert!(matches!(done, Some(Err(_))), "{done:?}");
 }

@@ -178,6 +178,7 @@ fn patiently(child: &mut Child) -> Result<std::process::ExitStatus, String> {
         if let Some(status) = child.try_wait().map_err(|error| error.to_string())? {
             return Ok(status);
         }
+        // Waiting for a child has no time limit of its own; this process has nothing else to do.
         std::thread::sleep(Duration::from_millis(5));
     }
     let _ = child.kill();

@@ -54,6 +54,7 @@ fn connect(client: &Client) -> Connection {
         match ready {
             Ok(connection) => return connection,
             Err(error) if Instant::now() > until => panic!("redis-server does not answer: {error}"),
+            // It tells nobody when it is ready. Short, for reopening is measured with it.
             Err(_) => thread::sleep(Duration::from_micros(500)),
         }
     }
