@@ -1,6 +1,6 @@
 //! Every option, validated once, when the store is made.
 
-use crate::clock::{Clock, Span, SystemClock};
+use crate::clock::{AnyClock, Clock, Span};
 use crate::disk::{Disk, MmapDisk};
 use crate::engine::{Engine, LogOptions, Settings};
 use crate::epoch;
@@ -64,7 +64,7 @@ pub struct Builder {
     max_outcome: usize,
     shards: Option<usize>,
     helper_thread: bool,
-    clock: Option<Arc<dyn Clock>>,
+    clock: Option<AnyClock>,
     constant_hash: bool,
     durability: Durability,
     claim_durability: Option<Durability>,
@@ -183,7 +183,7 @@ impl Builder {
 
     /// Where time comes from. For tests: [`ManualClock`](crate::ManualClock).
     pub fn clock(mut self, clock: impl Clock) -> Self {
-        self.clock = Some(Arc::new(clock));
+        self.clock = Some(clock.into());
         self
     }
 
@@ -354,7 +354,7 @@ impl Builder {
             max_outcome: self.max_outcome,
             shards,
             lanes: cores.min(MAX_LANES),
-            clock: self.clock.unwrap_or_else(|| Arc::new(SystemClock::new())),
+            clock: self.clock.unwrap_or_else(AnyClock::machine),
             constant_hash: self.constant_hash,
             durability: self.durability,
             claim_durability,

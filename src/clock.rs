@@ -52,26 +52,43 @@ pub trait Clock: Send + Sync + 'static {
     }
 }
 
-/// The machine's clocks.
-pub(crate) struct SystemClock {
-    start: Instant,
+/// A store's clock: the machine's, which is asked without a detour, or one it was given.
+#[derive(Clone)]
+pub(crate) enum AnyClock {
+    /// Counted from this moment.
+    Machine(Instant),
+    Given(Arc<dyn Clock>),
 }
 
-impl SystemClock {
-    pub(crate) fn new() -> Self {
-        SystemClock {
-            start: Instant::now(),
+impl AnyClock {
+    pub(crate) fn machine() -> Self {
+        AnyClock::Machine(Instant::now())
+    }
+
+    pub(crate) fn monotonic(&self) -> Duration {
+        match self {
+            AnyClock::Machine(start) => start.elapsed(),
+            AnyClock::Given(clock) => clock.monotonic(),
+        }
+    }
+
+    pub(crate) fn wall(&self) -> SystemTime {
+        match self {
+            AnyClock::Machine(_) => SystemTime::now(),
+            AnyClock::Given(clock) => clock.wall(),
+        }
+    }
+
+    pub(crate) fn on_jump(&self, listener: Weak<dyn Fn() + Send + Sync>) {
+        if let AnyClock::Given(clock) = self {
+            clock.on_jump(listener);
         }
     }
 }
 
-impl Clock for SystemClock {
-    fn monotonic(&self) -> Duration {
-        self.start.elapsed()
-    }
-
-    fn wall(&self) -> SystemTime {
-        SystemTime::now()
+impl<C: Clock> From<C> for AnyClock {
+    fn from(clock: C) -> Self {
+        AnyClock::Given(Arc::new(clock))
     }
 }
 
@@ -300,9 +317,15 @@ impl Span {
 /// What the wall clock did while no process was there to see is decided once, at open, by
 /// [`reopened`](Self::reopened).
 pub(crate) struct Timeline {
-    clock: Arc<dyn Clock>,
-    origin: Duration,
+    clock: AnyClock,
+    origin: Origin,
     start: Tick,
+}
+
+/// Where a clock stood when store time was `start`.
+enum Origin {
+    Machine(Instant),
+    Given(Duration),
 }
 
 /// How time goes on after a restart.
@@ -340,14 +363,20 @@ pub(crate) fn resume_time(last: Option<(Tick, i64)>, wall: Tick, max_jump: Span)
 }
 
 impl Timeline {
-    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(clock: AnyClock) -> Self {
         Self::starting_at(clock, Tick(1), Duration::ZERO)
     }
 
     /// Time that goes on from a tick of which a part has passed. It is never 0, which means "no
     /// time" in packed fields.
-    pub(crate) fn starting_at(clock: Arc<dyn Clock>, start: Tick, passed: Duration) -> Self {
-        let origin = clock.monotonic().saturating_sub(passed);
+    pub(crate) fn starting_at(clock: AnyClock, start: Tick, passed: Duration) -> Self {
+        let origin = match &clock {
+            AnyClock::Machine(_) => {
+                let now = Instant::now();
+                Origin::Machine(now.checked_sub(passed).unwrap_or(now))
+            }
+            AnyClock::Given(clock) => Origin::Given(clock.monotonic().saturating_sub(passed)),
+        };
         Timeline {
             clock,
             origin,
@@ -358,20 +387,23 @@ impl Timeline {
     /// Reads the clock.
     #[inline]
     pub(crate) fn now(&self) -> Tick {
-        let elapsed = self.clock.monotonic().saturating_sub(self.origin);
+        let elapsed = match self.origin {
+            Origin::Machine(origin) => origin.elapsed(),
+            Origin::Given(origin) => self.clock.monotonic().saturating_sub(origin),
+        };
         let millis = elapsed.as_secs().min(END / 1_000) * 1_000 + u64::from(elapsed.subsec_millis());
         Tick(self.start.0 + millis)
     }
 
-    pub(crate) fn clock(&self) -> &dyn Clock {
-        &*self.clock
+    pub(crate) fn clock(&self) -> &AnyClock {
+        &self.clock
     }
 }
 
 /// The wall clock's reading as a tick, and how much of that tick has passed. A clock before its
 /// epoch stands at it.
-pub(crate) fn wall_tick(clock: &dyn Clock) -> (Tick, Duration) {
-    let since = clock.wall().duration_since(SystemTime::UNIX_EPOCH);
+pub(crate) fn wall_tick(wall: SystemTime) -> (Tick, Duration) {
+    let since = wall.duration_since(SystemTime::UNIX_EPOCH);
     let since = since.unwrap_or_default();
     let tick = Tick(u64::try_from(since.as_millis()).map_or(END, |ms| ms.clamp(1, END)));
     (
@@ -388,7 +420,7 @@ mod tests {
     fn a_deadline_is_never_early_for_any_fraction_of_a_millisecond() {
         let clock = ManualClock::new();
         clock.advance(Duration::from_micros(999));
-        let line = Timeline::new(Arc::new(clock.clone()));
+        let line = Timeline::new(clock.clone().into());
         clock.advance(Duration::from_micros(700));
         let end = line.now().after(Span::rounded_up(Duration::from_millis(5)));
         clock.advance(Duration::from_micros(4_999));
@@ -400,7 +432,7 @@ mod tests {
     #[test]
     fn at_the_end_of_time_it_stands_still() {
         let clock = ManualClock::new();
-        let line = Timeline::new(Arc::new(clock.clone()));
+        let line = Timeline::new(clock.clone().into());
         clock.advance(Duration::MAX);
         let end = line.now();
         clock.advance(Duration::MAX);

@@ -5,7 +5,7 @@
 //! later copy. What is absent: anything that changes a file, and all that only the memory of a
 //! running store knows (leases, guards, waiters).
 
-use crate::clock::{Clock, Resumed, Span, SystemClock, Tick, resume_time, wall_tick};
+use crate::clock::{AnyClock, Clock, Resumed, Span, Tick, resume_time, wall_tick};
 use crate::disk::{Disk, MmapDisk};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
@@ -65,7 +65,7 @@ use std::time::{Duration, SystemTime};
 pub struct Inspector {
     files: Files,
     dir: PathBuf,
-    clock: Arc<dyn Clock>,
+    clock: AnyClock,
 }
 
 impl Inspector {
@@ -89,14 +89,14 @@ impl Inspector {
         Ok(Inspector {
             files: Files::of(Arc::new(disk), dir)?,
             dir: dir.to_path_buf(),
-            clock: Arc::new(SystemClock::new()),
+            clock: AnyClock::machine(),
         })
     }
 
     /// The same with another clock, which says what has expired. For stores that have one.
     pub fn with_clock(self, clock: impl Clock) -> Inspector {
         Inspector {
-            clock: Arc::new(clock),
+            clock: clock.into(),
             ..self
         }
     }
@@ -273,7 +273,7 @@ impl Inspector {
             if only_whole {
                 survey.check()?;
             }
-            let (wall, _) = wall_tick(&*self.clock);
+            let (wall, _) = wall_tick(self.clock.wall());
             let now = resume_time(survey.stream.time, wall, Span::from_millis(u64::MAX));
             let mut sum = T::default();
             self.files

@@ -155,6 +155,33 @@ impl KeyBuf {
         }
     }
 
+    /// Becomes this key, in place if both are short.
+    pub(crate) fn set(&mut self, key: CheckedKey<'_>) {
+        let len = key.len();
+        match &mut self.bytes {
+            Bytes::Inline { len: kept, bytes } if len <= INLINE => {
+                *kept = len as u8;
+                let (scope, id) = bytes[..len].split_at_mut(key.scope.len());
+                scope.copy_from_slice(key.scope);
+                id.copy_from_slice(key.id);
+                self.scope_len = key.scope.len() as u16;
+                self.scoped = !key.scope.is_empty();
+            }
+            _ => *self = key.to_buf(),
+        }
+    }
+
+    /// Gives back what lies outside of the buffer itself.
+    pub(crate) fn clear(&mut self) {
+        if let Bytes::Heap(_) = self.bytes {
+            self.bytes = Bytes::Inline {
+                len: 0,
+                bytes: [0; INLINE],
+            };
+            self.scope_len = 0;
+        }
+    }
+
     /// The borrowed form.
     pub fn as_key(&self) -> Key<'_> {
         let (scope, id) = self.split();

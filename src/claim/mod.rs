@@ -140,6 +140,7 @@ impl<'s> Claim<'s> {
         }
     }
 
+    #[inline(always)]
     fn wrap(subject: Subject<'s>, verdict: Verdict) -> Self {
         match verdict {
             Verdict::Acquired(ticket) => Claim::Acquired(ClaimGuard::new(subject, ticket)),

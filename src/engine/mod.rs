@@ -22,7 +22,7 @@ pub(crate) use wait::WaitTurn;
 
 use crate::alarm::Alarm;
 use crate::answer::{Mismatch, Outcome, Stored, record_status};
-use crate::clock::{Clock, Span, Tick, Timeline};
+use crate::clock::{AnyClock, Span, Tick, Timeline};
 use crate::epoch::{Guard, Limbo, Pins};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
@@ -36,7 +36,7 @@ use crate::shard::change::Wish;
 use crate::shard::scopes::Scopes;
 use crate::shard::state::{Command, Decision, decide};
 use crate::shard::tend::Sweep;
-use crate::shard::{Commons, Glimpse, Keyed, Locked, Refused, Shard, Verdict, completed_state};
+use crate::shard::{Absence, Commons, Glimpse, Keyed, Locked, Refused, Shard, Verdict, completed_state};
 use crate::stats::{Replays, Stats, Tally};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
 
@@ -52,7 +52,7 @@ pub(crate) struct Settings {
     pub(crate) max_outcome: usize,
     pub(crate) shards: usize,
     pub(crate) lanes: usize,
-    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) clock: AnyClock,
     pub(crate) constant_hash: bool,
     pub(crate) durability: Durability,
     pub(crate) claim_durability: Durability,
@@ -187,7 +187,7 @@ impl Engine {
         self.store_id
     }
 
-    pub(crate) fn clock(&self) -> &dyn Clock {
+    pub(crate) fn clock(&self) -> &AnyClock {
         self.timeline.clock()
     }
 
@@ -279,21 +279,41 @@ impl Engine {
         &self,
         k: Keyed<'_>,
         wish: Wish,
-        make: impl Fn(Verdict) -> R + Copy,
+        make: impl Fn(Verdict) -> R,
     ) -> Result<R> {
         let (now, mut pin) = self.approach(k, Self::enter)?;
-        let answer = match self.glimpse_claim(k, wish, now, &pin, make) {
-            Some(answer) => Ok(answer),
-            None => self.claim_under_lock(k, wish, now, &mut pin).map(make),
+        // Tending comes before the answer is made, which then is moved less.
+        let glimpsed = self.glimpse_claim(k, wish, now, &pin, |verdict| {
+            self.tend_a_little(now, &pin);
+            make(verdict)
+        });
+        let absence = match glimpsed {
+            Glimpsed::Answer(answer) => return Ok(answer),
+            Glimpsed::Unsure(absence) => absence,
         };
+        let verdict = self.claim_under_lock(k, wish, absence, now, &mut pin);
         self.tend_a_little(now, &pin);
-        answer
+        match verdict {
+            Ok(verdict) => Ok(make(verdict)),
+            Err(error) => Err(error),
+        }
     }
 
     /// What the glimpse could not answer.
     #[inline(never)]
-    fn claim_under_lock(&self, k: Keyed<'_>, wish: Wish, now: Tick, pin: &mut Guard) -> Result<Verdict> {
-        match self.begin_under_lock(k, wish, now, pin)? {
+    fn claim_under_lock(
+        &self,
+        k: Keyed<'_>,
+        wish: Wish,
+        absence: Option<Absence>,
+        now: Tick,
+        pin: &mut Guard,
+    ) -> Result<Verdict> {
+        let verdict = self.claim_locked(k, wish, absence, now, pin)?;
+        if self.log.is_none() {
+            return Ok(verdict);
+        }
+        match self.begin_record(k, wish, verdict, now)? {
             Begun::Answer(verdict) => Ok(verdict),
             // Not pinned while waiting for the disk.
             recording => pin.repin_after(|| self.end_claim_at(k, wish, recording, now)),
@@ -309,23 +329,33 @@ impl Engine {
         pin: &mut Guard,
     ) -> Result<Begun> {
         match self.glimpse_claim(k, wish, now, pin, |verdict| verdict) {
-            Some(answer) => Ok(Begun::Answer(answer)),
-            None => self.begin_under_lock(k, wish, now, pin),
+            Glimpsed::Answer(answer) => Ok(Begun::Answer(answer)),
+            Glimpsed::Unsure(absence) => {
+                let verdict = self.claim_locked(k, wish, absence, now, pin)?;
+                self.begin_record(k, wish, verdict, now)
+            }
         }
     }
 
-    fn begin_under_lock(&self, k: Keyed<'_>, wish: Wish, now: Tick, pin: &mut Guard) -> Result<Begun> {
+    #[inline]
+    fn claim_locked(
+        &self,
+        k: Keyed<'_>,
+        wish: Wish,
+        absence: Option<Absence>,
+        now: Tick,
+        pin: &mut Guard,
+    ) -> Result<Verdict> {
         if let Some(log) = &self.log {
             log.check()?;
         }
-        let verdict = self.with_room(k, now, pin, |shard, pin| {
+        self.with_room(k, now, pin, |shard, pin| {
             // What has expired may be just being written again.
             while shard.is_engaged(k) {
                 shard.wait_settled();
             }
-            shard.claim(&self.commons, k, wish, now, pin)
-        })?;
-        self.begin_record(k, wish, verdict, now)
+            shard.claim(&self.commons, k, wish, absence, now, pin)
+        })
     }
 
     /// A new claim's record is appended, if there is a log.
@@ -393,9 +423,11 @@ impl Engine {
         now: Tick,
         pin: &Guard,
         make: impl Fn(Verdict) -> R,
-    ) -> Option<R> {
-        let Glimpse::Record(record) = self.shard(k).glimpse(k, &self.commons, pin) else {
-            return None;
+    ) -> Glimpsed<R> {
+        let record = match self.shard(k).glimpse::<true>(k, &self.commons, pin) {
+            Glimpse::Record(record) => record,
+            Glimpse::Nothing(absence) => return Glimpsed::Unsure(Some(absence)),
+            Glimpse::Perhaps => return Glimpsed::Unsure(None),
         };
         let command = if wish.passing {
             Command::FirstSeen
@@ -405,16 +437,16 @@ impl Engine {
         match decide(&completed_state(&record), command, now) {
             Decision::Replay => {
                 self.commons.replays.count(now.since(record.written()));
-                Some(make(Verdict::Completed(Outcome::of_record(&record, now))))
+                Glimpsed::Answer(make(Verdict::Completed(Outcome::of_record(&record, now))))
             }
             Decision::Mismatch => {
                 self.commons.replays.count_mismatch();
-                Some(make(Verdict::Mismatch(Mismatch {
+                Glimpsed::Answer(make(Verdict::Mismatch(Mismatch {
                     fingerprint: record.fingerprint(),
                     status: record_status(&record, now),
                 })))
             }
-            _ => None,
+            _ => Glimpsed::Unsure(None),
         }
     }
 
@@ -427,30 +459,55 @@ impl Engine {
         pin: &mut Guard,
         mut attempt: impl FnMut(&mut Locked<'_>, &Guard) -> Result<R, Refused>,
     ) -> Result<R> {
-        let mut once = |pin: &Guard| loop {
-            let result = {
-                let mut shard = self.shard(k).lock();
-                if shard.is_due(now) {
-                    shard.tick(&self.commons, now, tend::OWN_STEPS, pin);
-                }
-                attempt(&mut shard, pin)
-            };
+        // Unlocked again before anything else.
+        let first = attempt(&mut self.lock_tended(k, now, pin), pin);
+        match first {
+            Ok(done) => Ok(done),
+            Err(refused) => self.after_refusal(k, now, pin, refused, &mut attempt),
+        }
+    }
+
+    /// Locks the key's shard; what is due there is seen to first.
+    #[inline]
+    fn lock_tended(&self, k: Keyed<'_>, now: Tick, pin: &Guard) -> Locked<'_> {
+        let mut shard = self.shard(k).lock();
+        if shard.is_due(now) {
+            shard.tick(&self.commons, now, tend::OWN_STEPS, pin);
+        }
+        shard
+    }
+
+    #[cold]
+    fn after_refusal<R>(
+        &self,
+        k: Keyed<'_>,
+        now: Tick,
+        pin: &mut Guard,
+        mut refused: Refused,
+        attempt: &mut dyn FnMut(&mut Locked<'_>, &Guard) -> Result<R, Refused>,
+    ) -> Result<R> {
+        let mut again = |pin: &Guard| attempt(&mut self.lock_tended(k, now, pin), pin);
+        let mut searched = None;
+        for _ in 0..=Refused::ALL.len() {
             // What the log makes others may take first, again and again, but then they get on.
-            match (&result, &self.log) {
-                (Err(refused), Some(log)) if self.make_room_in(log, *refused, Locked::promise(k), now) => {}
-                _ => break result,
+            while let Some(log) = &self.log
+                && self.make_room_in(log, refused, Locked::promise(k), now)
+            {
+                match again(pin) {
+                    Ok(done) => return Ok(done),
+                    Err(still) => refused = still,
+                }
             }
-        };
-        let mut result = once(pin);
-        for _ in Refused::ALL {
-            let Err(refused) = result else { break };
-            self.search_room(refused, now, pin);
-            result = once(pin);
-            if result.as_ref().err() == Some(&refused) {
+            if searched.replace(refused) == Some(refused) {
                 break;
             }
+            self.search_room(refused, now, pin);
+            match again(pin) {
+                Ok(done) => return Ok(done),
+                Err(still) => refused = still,
+            }
         }
-        result.map_err(|_| self.at_capacity(now))
+        Err(self.at_capacity(now))
     }
 
     /// Reads a completed key's record without a lock; the closure runs under the epoch pin.
@@ -474,9 +531,9 @@ impl Engine {
         read: impl FnOnce(Stored<'_>) -> R,
     ) -> Lookup<R> {
         let shard = self.shard(k);
-        let record = match shard.glimpse(k, &self.commons, pin) {
+        let record = match shard.glimpse::<false>(k, &self.commons, pin) {
             Glimpse::Record(record) => record,
-            Glimpse::Nothing => return Lookup::Miss,
+            Glimpse::Nothing(_) => return Lookup::Miss,
             Glimpse::Perhaps => match shard.lock().find_record(k, &self.commons, pin) {
                 Some(record) => record,
                 None => return Lookup::Miss,
@@ -596,6 +653,13 @@ impl Engine {
             replay_ages: c.replays.ages(),
         }
     }
+}
+
+/// What a look without the lock says to a claim.
+enum Glimpsed<R> {
+    Answer(R),
+    /// The lock has to tell; if the key was seen to be absent, it can do so faster.
+    Unsure(Option<Absence>),
 }
 
 /// What a claim comes to before its record is durable.

@@ -95,7 +95,7 @@ impl Engine {
         if settings.max_bytes < settings.fixed_bytes() {
             return Err(too_small());
         }
-        let (wall, passed) = wall_tick(&*clock);
+        let (wall, passed) = wall_tick(clock.wall());
         let mut found = recover::open(options.disk.clone(), dir, wall)?;
         let segments = std::mem::take(&mut found.segments);
         let (ceiling, torn, noted) = (found.ceiling, found.torn.take(), found.time);

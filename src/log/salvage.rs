@@ -21,7 +21,7 @@ use super::format::{Unreadable, VERSION, What, next_entry, segment_name};
 use super::inspect::record_at;
 use super::recover::{self, Found, MAX_WORDS, Names, PIECE, Stream, damaged};
 use super::{Limits, Log, Means, Place, Unwritten};
-use crate::clock::{Clock, LATEST, Resumed, Span, SystemClock, Tick, resume_time, wall_tick};
+use crate::clock::{Clock, LATEST, Resumed, Span, Tick, resume_time, wall_tick};
 use crate::disk::{Disk, Memory, MmapDisk};
 use crate::error::{Error, Result};
 use crate::key::KeyBuf;
@@ -37,6 +37,7 @@ use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// How far ahead of the last time noted the wall clock is believed: as far as a store that is opened
 /// with the default options believes it.
@@ -111,7 +112,7 @@ const BLOCK: usize = 4_096;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn salvage(dir: impl AsRef<Path>, into: impl AsRef<Path>) -> Result<SalvageReport> {
-    salvage_on(MmapDisk, SystemClock::new(), dir, into)
+    salvage_at(MmapDisk, SystemTime::now(), dir.as_ref(), into.as_ref())
 }
 
 /// The same as [`salvage`] for a store on another disk or with another clock.
@@ -125,12 +126,16 @@ pub fn salvage_on(
     dir: impl AsRef<Path>,
     into: impl AsRef<Path>,
 ) -> Result<SalvageReport> {
+    salvage_at(disk, clock.wall(), dir.as_ref(), into.as_ref())
+}
+
+fn salvage_at(disk: impl Disk, wall: SystemTime, dir: &Path, into: &Path) -> Result<SalvageReport> {
     let disk: Arc<dyn Disk> = Arc::new(disk);
     let place = |dir: &Path| Place {
         disk: disk.clone(),
         dir: dir.to_path_buf(),
     };
-    rescue(&place(dir.as_ref()), place(into.as_ref()), wall_tick(&clock).0)
+    rescue(&place(dir), place(into), wall_tick(wall).0)
 }
 
 /// What [`salvage`] found and wrote.

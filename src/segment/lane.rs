@@ -47,7 +47,8 @@ pub(crate) struct Open {
     pub(crate) time: TimeBase,
     /// The next word to write.
     pub(crate) cursor: usize,
-    /// The latest deadline written.
+    /// The earliest deadline written, and the latest.
+    earliest: Tick,
     pub(crate) latest: Tick,
 }
 
@@ -58,6 +59,7 @@ impl Open {
             mapping,
             time,
             cursor: HEADER_WORDS,
+            earliest: Tick::NEVER,
             latest: Tick(0),
         }
     }
@@ -79,7 +81,10 @@ impl Open {
         let end = self.cursor + fit.words;
         let to = self.mapping.words().get(self.cursor..end)?;
         record.write(&self.time, fit, to);
-        table.note_deadline(self.id, fit.deadline);
+        if fit.deadline < self.earliest {
+            self.earliest = fit.deadline;
+            table.note_deadline(self.id, fit.deadline);
+        }
         self.latest = self.latest.max(fit.deadline);
         let at = Address::new(self.id, self.cursor);
         self.cursor = end;

@@ -201,7 +201,9 @@ impl TimeBase {
     /// The deadline as a record states it, rounded up; `None` if it is out of range here.
     fn expires(&self, deadline: Tick, coarse: bool) -> Option<u32> {
         let after = deadline.0.checked_sub(self.base.0)?;
-        u32::try_from(after.div_ceil(unit(coarse))).ok()
+        // A branch rather than a division by one.
+        let units = if coarse { after.div_ceil(COARSE_UNIT) } else { after };
+        u32::try_from(units).ok()
     }
 
     fn deadline(&self, expires: u32, coarse: bool) -> Tick {

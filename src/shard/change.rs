@@ -2,10 +2,10 @@
 //! under the shard's lock and do nothing that waits.
 
 use super::index::{Place, Slot, Target};
-use super::lease::{Busy, Lease};
+use super::lease::{Busy, Lease, Terms};
 use super::state::{Command, Decision, Phase, decide};
 use super::wait::{Mail, Served, Waiter};
-use super::{Commons, Flight, Found, Inner, Keyed, Locked, Lost, Question, Refused, Ticket, Verdict};
+use super::{Absence, Commons, Flight, Found, Inner, Keyed, Locked, Lost, Question, Refused, Ticket, Verdict};
 use crate::answer::Outcome;
 use crate::clock::{Span, Tick};
 use crate::epoch::Guard;
@@ -75,15 +75,17 @@ pub(super) fn bytes_for_key(key: CheckedKey<'_>) -> u64 {
 
 impl Locked<'_> {
     /// Claims a key, or says why not.
+    #[inline]
     pub(crate) fn claim(
         &mut self,
         c: &Commons,
         k: Keyed<'_>,
         wish: Wish,
+        absence: Option<Absence>,
         now: Tick,
         pin: &Guard,
     ) -> Result<Verdict, Refused> {
-        let found = self.find(k, c, pin);
+        let found = self.find_unless(absence, k, c, pin);
         let command = if wish.passing {
             Command::FirstSeen
         } else {
@@ -202,8 +204,7 @@ impl Locked<'_> {
         };
         let generation = self.next_generation();
         let lease_end = now.after(wish.lease);
-        let index = self.inner.slab.insert(Lease {
-            key: k.key.to_buf(),
+        let terms = Terms {
             hash: k.hash,
             fingerprint: wish.fingerprint,
             generation,
@@ -213,7 +214,6 @@ impl Locked<'_> {
             attempt: 0,
             place,
             cause: None,
-            checkpoint: None,
             counted,
             lapse_told: false,
             asked: false,
@@ -227,7 +227,8 @@ impl Locked<'_> {
                 true => Busy::Yes,
                 false => Busy::No,
             },
-        });
+        };
+        let index = self.inner.slab.insert(k.key, terms);
         self.index
             .insert(place, Slot::new(k.hash.tag(), Target::Lease(index)));
         self.arm(index, now);
@@ -699,7 +700,7 @@ impl Locked<'_> {
                 return Ok(Look::Wait(until));
             }
         }
-        let mut verdict = self.claim(c, k, wish, now, pin)?;
+        let mut verdict = self.claim(c, k, wish, None, now, pin)?;
         self.leave(c, k, waiter);
         match &mut verdict {
             // A `first_seen` only wants to know; the question goes to the next who waits.

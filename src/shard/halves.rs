@@ -115,6 +115,7 @@ impl Locked<'_> {
 
     /// Gives the lock up until some key is no longer busy.
     pub(crate) fn wait_settled(&mut self) {
+        self.count_change();
         self.shard.settled.wait(&mut self.inner);
     }
 

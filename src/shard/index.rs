@@ -18,6 +18,8 @@
 //! 3. A bucket that was once full shows no empty slot until the next rebuild: a removal leaves
 //!    a tombstone unless its bucket has an empty slot anyway. So "stop at the first bucket with
 //!    an empty slot" is right for every reader at any time.
+//!    An insertion takes the first vacant slot of a bucket, so the last slot is the last to be
+//!    filled: it alone says whether there is an empty one.
 //! 4. A key never moves while it is present, except by a rebuild, which leaves the old array
 //!    as it was for those who still read it. A lookup can therefore miss a key only if the key
 //!    was absent at some moment during the lookup.
@@ -220,20 +222,14 @@ impl Buckets<'_> {
             let bucket = &self.0[at].0;
             // First which slots matter, without a branch for each: rarely more than one does. The
             // last slot comes first, so that the first one ends up in the lowest bit.
-            let (mut candidates, mut vacants, mut least) = (0u32, 0u32, u64::MAX);
+            // Acquire: the record a slot leads to was written before the slot.
+            let last = bucket[SLOTS - 1].load(Ordering::Acquire);
+            let mut candidates = 0u32;
             for slot in bucket.iter().rev() {
-                // Acquire: the record a slot leads to was written before the slot.
                 let slot = slot.load(Ordering::Acquire);
                 candidates = candidates << 1 | u32::from(slot ^ wanted < 1 << TAG_AT);
-                least = least.min(slot);
-                if INSERTING {
-                    vacants = vacants << 1 | u32::from(slot <= Slot::TOMB.0);
-                }
             }
             let place = |i: u32| Place((at * SLOTS) as u32 + i);
-            if INSERTING && vacant.is_none() && vacants != 0 {
-                *vacant = Some(place(vacants.trailing_zeros()));
-            }
             while candidates != 0 {
                 let i = candidates.trailing_zeros();
                 candidates &= candidates - 1;
@@ -247,7 +243,16 @@ impl Buckets<'_> {
                     }
                 }
             }
-            if least == Slot::EMPTY.0 {
+            if INSERTING && vacant.is_none() {
+                // Relaxed: it is taken under the lock, and by then nothing may have changed.
+                let vacants = bucket.iter().rev().fold(0u32, |vacants, slot| {
+                    vacants << 1 | u32::from(Slot(slot.load(Ordering::Relaxed)).is_vacant())
+                });
+                if vacants != 0 {
+                    *vacant = Some(place(vacants.trailing_zeros()));
+                }
+            }
+            if last == Slot::EMPTY.0 {
                 return None;
             }
             at += 1;

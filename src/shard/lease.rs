@@ -12,11 +12,12 @@ use super::index::Place;
 use super::state::State;
 use crate::clock::Tick;
 use crate::fingerprint::Fingerprint;
-use crate::key::{KeyBuf, KeyHash};
+use crate::key::{CheckedKey, KeyBuf, KeyHash};
 use crate::segment::Address;
 use crate::status::Cause;
 use crate::sync::Arc;
 use crate::wheel::{TimerId, Wheel};
+use std::ops::{Deref, DerefMut};
 
 /// Is a change of the claim being recorded?
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,6 +34,13 @@ pub(crate) enum Busy {
 /// An unfinished claim.
 pub(crate) struct Lease {
     pub(crate) key: KeyBuf,
+    pub(crate) checkpoint: Option<Arc<[u8]>>,
+    terms: Terms,
+}
+
+/// What of a claim is small, and written as a whole when it begins.
+#[derive(Clone, Copy)]
+pub(crate) struct Terms {
     pub(crate) hash: KeyHash,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) generation: u64,
@@ -44,7 +52,6 @@ pub(crate) struct Lease {
     /// Where the index slot is that leads here.
     pub(crate) place: Place,
     pub(crate) cause: Option<Cause>,
-    pub(crate) checkpoint: Option<Arc<[u8]>>,
     /// It holds a unit of `max_in_flight`.
     pub(crate) counted: bool,
     /// Its end has been noticed: waiters were told.
@@ -61,6 +68,19 @@ pub(crate) struct Lease {
     pub(crate) at: Option<Address>,
     pub(crate) revision: u32,
     pub(crate) busy: Busy,
+}
+
+impl Deref for Lease {
+    type Target = Terms;
+    fn deref(&self) -> &Terms {
+        &self.terms
+    }
+}
+
+impl DerefMut for Lease {
+    fn deref_mut(&mut self) -> &mut Terms {
+        &mut self.terms
+    }
 }
 
 impl Lease {
@@ -94,9 +114,9 @@ impl Lease {
     }
 }
 
-#[derive(Default)]
 struct Entry {
-    lease: Option<Lease>,
+    taken: bool,
+    lease: Lease,
     timer: Option<(TimerId, Tick)>,
 }
 
@@ -137,13 +157,29 @@ impl Slab {
         self.free.reserve_exact(self.entries.capacity() - self.free.len());
     }
 
-    pub(crate) fn insert(&mut self, lease: Lease) -> u32 {
-        if let Some(index) = self.free.pop() {
-            self.entries[index as usize].lease = Some(lease);
-            return index;
-        }
+    /// Writes a claim into a free entry, where it lies: moved about it would cost more than all else
+    /// done with it.
+    #[inline]
+    pub(crate) fn insert(&mut self, key: CheckedKey<'_>, terms: Terms) -> u32 {
+        let Some(index) = self.free.pop() else {
+            return self.push(key, terms);
+        };
+        let entry = &mut self.entries[index as usize];
+        entry.taken = true;
+        entry.lease.key.set(key);
+        entry.lease.terms = terms;
+        index
+    }
+
+    #[cold]
+    fn push(&mut self, key: CheckedKey<'_>, terms: Terms) -> u32 {
         self.entries.push(Entry {
-            lease: Some(lease),
+            taken: true,
+            lease: Lease {
+                key: key.to_buf(),
+                checkpoint: None,
+                terms,
+            },
             timer: None,
         });
         (self.entries.len() - 1) as u32
@@ -152,19 +188,23 @@ impl Slab {
     /// Frees an entry that is in use.
     pub(crate) fn remove(&mut self, index: u32) {
         let entry = &mut self.entries[index as usize];
-        debug_assert!(entry.lease.is_some());
-        entry.lease = None;
+        debug_assert!(entry.taken);
+        entry.taken = false;
+        entry.lease.key.clear();
+        entry.lease.checkpoint = None;
         self.free.push(index);
     }
 
     #[inline]
     pub(crate) fn get(&self, index: u32) -> Option<&Lease> {
-        self.entries.get(index as usize)?.lease.as_ref()
+        let entry = self.entries.get(index as usize)?;
+        entry.taken.then_some(&entry.lease)
     }
 
     #[inline]
     pub(crate) fn get_mut(&mut self, index: u32) -> Option<&mut Lease> {
-        self.entries.get_mut(index as usize)?.lease.as_mut()
+        let entry = self.entries.get_mut(index as usize)?;
+        entry.taken.then_some(&mut entry.lease)
     }
 
     pub(crate) fn timer_mut(&mut self, index: u32) -> &mut Option<(TimerId, Tick)> {
@@ -175,8 +215,8 @@ impl Slab {
     pub(crate) fn counts(&self, now: Tick) -> (u64, u64) {
         use super::state::Phase;
         let mut counts = (0, 0);
-        for lease in self.entries.iter().filter_map(|e| e.lease.as_ref()) {
-            match lease.state().phase(now) {
+        for entry in self.entries.iter().filter(|e| e.taken) {
+            match entry.lease.state().phase(now) {
                 Phase::InFlight { .. } => counts.0 += 1,
                 Phase::Interrupted { .. } => counts.1 += 1,
                 Phase::Absent | Phase::Completed { .. } => {}

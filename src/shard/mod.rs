@@ -84,6 +84,8 @@ pub(crate) struct Shard {
     table: SharedTable,
     /// The next tick at which the lease wheel has something to do.
     due: AtomicU64,
+    /// How many times the shard may have been changed, each under the lock.
+    changes: AtomicU64,
     inner: Mutex<Inner>,
     /// A key is no longer busy.
     settled: Condvar,
@@ -107,11 +109,18 @@ pub(crate) struct Inner {
     pub(crate) tally: Tally,
 }
 
-/// A shard whose lock is held. Fields drop in order: the lock first, then the wake-ups.
+/// A shard whose lock is held. What was changed counts as one change when it is dropped. Fields drop
+/// in order: the lock first, then the wake-ups.
 pub(crate) struct Locked<'s> {
     inner: MutexGuard<'s, Inner>,
     shard: &'s Shard,
     wakes: Wakes,
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        self.count_change();
+    }
 }
 
 impl Deref for Locked<'_> {
@@ -214,9 +223,17 @@ pub(crate) enum Found<'g> {
 pub(crate) enum Glimpse<'g> {
     Record(Record<'g>),
     /// No slot leads to such a key.
-    Nothing,
+    Nothing(Absence),
     /// An unfinished claim may be the key's: ask under the lock.
     Perhaps,
+}
+
+/// That no slot led to a key, seen without the lock: it holds for as long as nothing has changed.
+#[derive(Clone, Copy)]
+pub(crate) struct Absence {
+    changes: u64,
+    /// Where the key could go, if that was looked for.
+    vacant: Option<Place>,
 }
 
 impl Shard {
@@ -226,6 +243,7 @@ impl Shard {
         Shard {
             table,
             due: AtomicU64::new(u64::MAX),
+            changes: AtomicU64::new(0),
             inner: Mutex::new(Inner {
                 index,
                 slab: Slab::default(),
@@ -282,31 +300,72 @@ impl Shard {
         });
     }
 
-    /// Looks a key up without the lock. The record may have expired.
+    /// Looks a key up without the lock, for a claim also a place where it could go. The record may
+    /// have expired.
     #[inline]
-    pub(crate) fn glimpse<'g>(&self, k: Keyed<'_>, commons: &Commons, pin: &'g Guard) -> Glimpse<'g> {
+    pub(crate) fn glimpse<'g, const TO_CLAIM: bool>(
+        &self,
+        k: Keyed<'_>,
+        commons: &Commons,
+        pin: &'g Guard,
+    ) -> Glimpse<'g> {
+        // Acquire, and before any slot is loaded: the slots are at least as new as this count.
+        let changes = if TO_CLAIM { self.changes.load(Ordering::Acquire) } else { 0 };
         let mut perhaps = false;
-        let record = self
-            .buckets(pin)
-            .probe(k.hash.tag(), |_, slot| match slot.target()? {
-                Target::Record(at) => match commons.segments.table.record(at, pin) {
-                    Some(record) => record.is_for(k.key).then_some(record),
-                    // Its segment went while we looked, or long ago. If the slot has been
-                    // taken for something new meanwhile, the lock will tell.
-                    None => {
-                        perhaps = true;
-                        None
-                    }
-                },
-                Target::Lease(_) => {
+        let visit = |_, slot: Slot| match slot.target()? {
+            Target::Record(at) => match commons.segments.table.record(at, pin) {
+                Some(record) => record.is_for(k.key).then_some(record),
+                // Its segment went while we looked, or long ago. If the slot has been
+                // taken for something new meanwhile, the lock will tell.
+                None => {
                     perhaps = true;
                     None
                 }
-            });
+            },
+            Target::Lease(_) => {
+                perhaps = true;
+                None
+            }
+        };
+        let mut vacant = None;
+        let buckets = self.buckets(pin);
+        let record = if TO_CLAIM {
+            buckets.probe_for_insert(k.hash.tag(), &mut vacant, visit)
+        } else {
+            buckets.probe(k.hash.tag(), visit)
+        };
         match record {
             Some(record) => Glimpse::Record(record),
             None if perhaps => Glimpse::Perhaps,
-            None => Glimpse::Nothing,
+            None => Glimpse::Nothing(Absence { changes, vacant }),
+        }
+    }
+}
+
+impl Locked<'_> {
+    /// Until here the shard may have been changed: what was seen before without the lock does not
+    /// hold any more.
+    fn count_change(&self) {
+        // Written only under the lock. Release: who sees the count sees what was changed.
+        let changes = self.shard.changes.load(Ordering::Relaxed);
+        self.shard.changes.store(changes + 1, Ordering::Release);
+    }
+
+    /// Looks a key up that was perhaps just seen to be absent.
+    fn find_unless<'g>(
+        &self,
+        absence: Option<Absence>,
+        k: Keyed<'_>,
+        commons: &Commons,
+        pin: &'g Guard,
+    ) -> Found<'g> {
+        match absence {
+            // Relaxed: the lock is held, and so the count stands still. Equal, it says that nothing
+            // has changed since before the slots were looked at.
+            Some(Absence { changes, vacant }) if changes == self.shard.changes.load(Ordering::Relaxed) => {
+                Found::Nothing { vacant }
+            }
+            _ => self.find(k, commons, pin),
         }
     }
 }

@@ -7,7 +7,7 @@
 
 use super::change::bytes_for_key;
 use super::index::{Slot, Target};
-use super::lease::{Busy, Lease};
+use super::lease::{Busy, Terms};
 use super::{Commons, Found, Keyed, Locked};
 use crate::clock::Tick;
 use crate::epoch::Guard;
@@ -138,8 +138,7 @@ impl Locked<'_> {
         if let Some(scopes) = &c.scopes {
             scopes.force(key.scope(), &c.bytes);
         }
-        let index = self.slab.insert(Lease {
-            key: key.to_buf(),
+        let terms = Terms {
             hash: k.hash,
             fingerprint: record.fingerprint(),
             generation: record.generation(),
@@ -149,7 +148,6 @@ impl Locked<'_> {
             attempt: record.attempt(),
             place,
             cause: Some(Cause::Crashed),
-            checkpoint: checkpoint.map(Into::into),
             counted: false,
             lapse_told: true,
             asked: false,
@@ -159,7 +157,11 @@ impl Locked<'_> {
             at: Some(at),
             revision: record.revision(),
             busy: Busy::No,
-        });
+        };
+        let index = self.slab.insert(key, terms);
+        if let Some(lease) = self.slab.get_mut(index) {
+            lease.checkpoint = checkpoint.map(Into::into);
+        }
         self.index
             .set(place, Slot::new(k.hash.tag(), Target::Lease(index)));
         self.arm(index, now);

@@ -132,6 +132,7 @@ pub(crate) enum Decision {
 }
 
 /// The state machine. Pure: what it is, what is wished, and the time.
+#[inline]
 pub(crate) fn decide(state: &State, command: Command, now: Tick) -> Decision {
     use Decision as D;
     let phase = state.phase(now);

@@ -151,6 +151,7 @@ impl Locked<'_> {
                 None => {}
             }
         }
+        self.count_change();
         let next = self.wheel.as_ref().and_then(|w| w.next_due());
         self.shard.due.store(next.unwrap_or(u64::MAX), Ordering::Relaxed);
         if self.queues.has_nudges() {
