@@ -127,17 +127,18 @@ impl fmt::Debug for Outcome {
 pub struct Stored<'a> {
     bytes: &'a [u8],
     tag: u16,
-    age: Duration,
+    /// In milliseconds: most readers do not ask, and to make a `Duration` takes a division.
+    age: u64,
     generation: u64,
 }
 
 impl<'a> Stored<'a> {
     #[inline]
-    pub(crate) fn of_record(record: &Record<'a>, now: Tick) -> Self {
+    pub(crate) fn of_record(record: &Record<'a>, age: u64) -> Self {
         Stored {
             bytes: record.outcome(),
             tag: record.tag(),
-            age: now.since(record.written()),
+            age,
             generation: record.generation(),
         }
     }
@@ -154,7 +155,7 @@ impl<'a> Stored<'a> {
 
     /// See [`Outcome::age`].
     pub fn age(self) -> Duration {
-        self.age
+        Duration::from_millis(self.age)
     }
 
     /// See [`Outcome::generation`].
@@ -168,7 +169,7 @@ impl fmt::Debug for Stored<'_> {
         f.debug_struct("Stored")
             .field("len", &self.bytes.len())
             .field("tag", &self.tag)
-            .field("age", &self.age)
+            .field("age", &self.age())
             .field("generation", &self.generation)
             .finish()
     }

@@ -273,7 +273,12 @@ impl Tick {
 
     /// How long from `earlier` until this tick; zero if it is past.
     pub(crate) fn since(self, earlier: Tick) -> Duration {
-        Duration::from_millis(self.0.saturating_sub(earlier.0))
+        Duration::from_millis(self.millis_since(earlier))
+    }
+
+    /// The same in milliseconds.
+    pub(crate) fn millis_since(self, earlier: Tick) -> u64 {
+        self.0.saturating_sub(earlier.0)
     }
 }
 

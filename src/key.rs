@@ -114,6 +114,18 @@ enum Bytes {
     Heap(Box<[u8]>),
 }
 
+/// Copies both, end to end.
+#[inline]
+fn put_together(to: &mut [u8], scope: &[u8], id: &[u8]) {
+    if scope.is_empty() {
+        // Most often: a copy of nothing is a call all the same.
+        return to.copy_from_slice(id);
+    }
+    let (first, second) = to.split_at_mut(scope.len());
+    first.copy_from_slice(scope);
+    second.copy_from_slice(id);
+}
+
 /// A [`Key`] that owns its bytes.
 ///
 /// ```
@@ -139,8 +151,7 @@ impl KeyBuf {
         let len = scope.len() + key.id.len();
         let bytes = if len <= INLINE {
             let mut bytes = [0; INLINE];
-            bytes[..scope.len()].copy_from_slice(scope);
-            bytes[scope.len()..len].copy_from_slice(key.id);
+            put_together(&mut bytes[..len], scope, key.id);
             Bytes::Inline {
                 len: len as u8,
                 bytes,
@@ -161,9 +172,7 @@ impl KeyBuf {
         match &mut self.bytes {
             Bytes::Inline { len: kept, bytes } if len <= INLINE => {
                 *kept = len as u8;
-                let (scope, id) = bytes[..len].split_at_mut(key.scope.len());
-                scope.copy_from_slice(key.scope);
-                id.copy_from_slice(key.id);
+                put_together(&mut bytes[..len], key.scope, key.id);
                 self.scope_len = key.scope.len() as u16;
                 self.scoped = !key.scope.is_empty();
             }

@@ -71,10 +71,10 @@ impl Replays {
         &self.stripes[thread_stripe() % STRIPES]
     }
 
-    /// Counts a replay of an outcome of this age.
+    /// Counts a replay of an outcome of this age in milliseconds.
     #[inline]
-    pub(crate) fn count(&self, age: Duration) {
-        let seconds = age.as_secs();
+    pub(crate) fn count(&self, age: u64) {
+        let seconds = age / 1_000;
         let bucket = seconds.checked_ilog2().map_or(0, |b| b as usize + 1);
         self.stripe().ages[bucket.min(AGE_BUCKETS - 1)].fetch_add(1, Ordering::Relaxed);
     }
@@ -343,7 +343,7 @@ mod tests {
     fn ages_fall_into_doubling_buckets() {
         let replays = Replays::default();
         for seconds in [0, 1, 2, 3, 4, 86_400] {
-            replays.count(Duration::from_secs(seconds));
+            replays.count(1_000 * seconds);
         }
         let ages = replays.ages();
         let filled: Vec<_> = ages

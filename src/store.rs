@@ -209,9 +209,10 @@ impl Store {
 
     fn claim_keyed(&self, k: Keyed<'_>, wish: Wish) -> Result<Claim<'_>> {
         let engine = self.engine();
-        engine.claim_as(k, wish, |verdict| {
-            Claim::new(EngineRef::Borrowed(engine), k, wish, verdict)
-        })
+        match engine.claim(k, wish) {
+            Ok(verdict) => Ok(Claim::new(EngineRef::Borrowed(engine), k, wish, verdict)),
+            Err(error) => Err(error),
+        }
     }
 
     /// [`claim`](Self::claim), and if somebody holds the key, waits for them, at most until the

@@ -268,35 +268,15 @@ impl Engine {
     }
 
     /// Claims a key; never waits for another holder.
-    pub(crate) fn claim(&self, k: Keyed<'_>, wish: Wish) -> Result<Verdict> {
-        self.claim_as(k, wish, |verdict| verdict)
-    }
-
-    /// The same, and makes of the verdict what is wanted, where it is found: an outcome is copied by
-    /// each result it moves through.
     #[inline]
-    pub(crate) fn claim_as<R>(
-        &self,
-        k: Keyed<'_>,
-        wish: Wish,
-        make: impl Fn(Verdict) -> R,
-    ) -> Result<R> {
+    pub(crate) fn claim(&self, k: Keyed<'_>, wish: Wish) -> Result<Verdict> {
         let (now, mut pin) = self.approach(k, Self::enter)?;
-        // Tending comes before the answer is made, which then is moved less.
-        let glimpsed = self.glimpse_claim(k, wish, now, &pin, |verdict| {
-            self.tend_a_little(now, &pin);
-            make(verdict)
-        });
-        let absence = match glimpsed {
-            Glimpsed::Answer(answer) => return Ok(answer),
-            Glimpsed::Unsure(absence) => absence,
+        let verdict = match self.glimpse_claim(k, wish, now, &pin) {
+            Glimpsed::Answer(verdict) => Ok(verdict),
+            Glimpsed::Unsure(absence) => self.claim_under_lock(k, wish, absence, now, &mut pin),
         };
-        let verdict = self.claim_under_lock(k, wish, absence, now, &mut pin);
         self.tend_a_little(now, &pin);
-        match verdict {
-            Ok(verdict) => Ok(make(verdict)),
-            Err(error) => Err(error),
-        }
+        verdict
     }
 
     /// What the glimpse could not answer.
@@ -328,7 +308,7 @@ impl Engine {
         now: Tick,
         pin: &mut Guard,
     ) -> Result<Begun> {
-        match self.glimpse_claim(k, wish, now, pin, |verdict| verdict) {
+        match self.glimpse_claim(k, wish, now, pin) {
             Glimpsed::Answer(answer) => Ok(Begun::Answer(answer)),
             Glimpsed::Unsure(absence) => {
                 let verdict = self.claim_locked(k, wish, absence, now, pin)?;
@@ -416,14 +396,7 @@ impl Engine {
 
     /// Answers a claim of a completed key without the lock.
     #[inline]
-    fn glimpse_claim<R>(
-        &self,
-        k: Keyed<'_>,
-        wish: Wish,
-        now: Tick,
-        pin: &Guard,
-        make: impl Fn(Verdict) -> R,
-    ) -> Glimpsed<R> {
+    fn glimpse_claim(&self, k: Keyed<'_>, wish: Wish, now: Tick, pin: &Guard) -> Glimpsed {
         let record = match self.shard(k).glimpse::<true>(k, &self.commons, pin) {
             Glimpse::Record(record) => record,
             Glimpse::Nothing(absence) => return Glimpsed::Unsure(Some(absence)),
@@ -436,15 +409,15 @@ impl Engine {
         };
         match decide(&completed_state(&record), command, now) {
             Decision::Replay => {
-                self.commons.replays.count(now.since(record.written()));
-                Glimpsed::Answer(make(Verdict::Completed(Outcome::of_record(&record, now))))
+                self.commons.replays.count(now.millis_since(record.written()));
+                Glimpsed::Answer(Verdict::Completed(Outcome::of_record(&record, now)))
             }
             Decision::Mismatch => {
                 self.commons.replays.count_mismatch();
-                Glimpsed::Answer(make(Verdict::Mismatch(Mismatch {
+                Glimpsed::Answer(Verdict::Mismatch(Mismatch {
                     fingerprint: record.fingerprint(),
                     status: record_status(&record, now),
-                })))
+                }))
             }
             _ => Glimpsed::Unsure(None),
         }
@@ -557,10 +530,11 @@ impl Engine {
             self.commons.replays.count_mismatch();
             return Lookup::Mismatch;
         }
+        let age = now.millis_since(record.written());
         if fingerprint.is_some() {
-            self.commons.replays.count(now.since(record.written()));
+            self.commons.replays.count(age);
         }
-        Lookup::Hit(read(Stored::of_record(record, now)))
+        Lookup::Hit(read(Stored::of_record(record, age)))
     }
 
     /// Asks for what a batch will touch: first the buckets of all keys, then their records.
@@ -656,8 +630,8 @@ impl Engine {
 }
 
 /// What a look without the lock says to a claim.
-enum Glimpsed<R> {
-    Answer(R),
+enum Glimpsed {
+    Answer(Verdict),
     /// The lock has to tell; if the key was seen to be absent, it can do so faster.
     Unsure(Option<Absence>),
 }

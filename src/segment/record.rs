@@ -39,7 +39,7 @@
 //! Overhead over key and outcome: 24 bytes and 3.5 of padding on average, 16 more with a
 //! fingerprint, 8 more with a ttl of its own.
 
-use super::words::{Published, WORD, WordWriter};
+use super::words::{Published, WORD, WordWriter, same_bytes};
 use crate::clock::{Span, Tick};
 use crate::fingerprint::Fingerprint;
 use crate::key::{CheckedKey, MAX_ID, MAX_SCOPE};
@@ -202,7 +202,11 @@ impl TimeBase {
     fn expires(&self, deadline: Tick, coarse: bool) -> Option<u32> {
         let after = deadline.0.checked_sub(self.base.0)?;
         // A branch rather than a division by one.
-        let units = if coarse { after.div_ceil(COARSE_UNIT) } else { after };
+        let units = if coarse {
+            after.div_ceil(COARSE_UNIT)
+        } else {
+            after
+        };
         u32::try_from(units).ok()
     }
 
@@ -433,6 +437,8 @@ pub(crate) struct Record<'a> {
     words: Published<'a>,
     w0: u64,
     time: TimeBase,
+    /// Scope, id and outcome, without the padding.
+    bytes: &'a [u8],
 }
 
 impl<'a> Record<'a> {
@@ -447,9 +453,16 @@ impl<'a> Record<'a> {
         if len < FIXED || !is_keyed || w0 >> END_AT != 0 {
             return None;
         }
-        let record = Record { words, w0, time };
-        let end = record.key_len() + field(w0, PAD_AT, END_AT) as usize;
-        ((len - FIXED) * WORD >= end + record.optional_words() * WORD).then_some(record)
+        let mut record = Record {
+            words,
+            w0,
+            time,
+            bytes: &[],
+        };
+        let bytes = words.bytes_from(FIXED + record.optional_words());
+        let len = bytes.len().checked_sub(field(w0, PAD_AT, END_AT) as usize)?;
+        record.bytes = &bytes[..len];
+        (record.key_len() <= len).then_some(record)
     }
 
     pub(crate) fn len_words(&self) -> usize {
@@ -572,31 +585,23 @@ impl<'a> Record<'a> {
     #[inline]
     pub(crate) fn is_for(&self, key: CheckedKey<'_>) -> bool {
         if cfg!(onceonly_sabotage = "swap_scope") {
-            return self.bytes()[..self.key_len()] == [key.scope(), key.id()].concat();
+            return self.bytes[..self.key_len()] == [key.scope(), key.id()].concat();
         }
         self.scope_len() == key.scope().len() && self.id_len() == key.id().len() && {
-            let (stored, _) = self.bytes().split_at(self.key_len());
-            let (scope, id) = stored.split_at(self.scope_len());
-            scope == key.scope() && id == key.id()
+            let (scope, rest) = self.bytes.split_at(self.scope_len());
+            same_bytes(scope, key.scope()) && same_bytes(&rest[..key.id().len()], key.id())
         }
     }
 
     pub(crate) fn key(&self) -> Option<CheckedKey<'a>> {
-        let (scope, id) = self.bytes()[..self.key_len()].split_at(self.scope_len());
+        let (scope, id) = self.bytes[..self.key_len()].split_at(self.scope_len());
         CheckedKey::from_parts(scope, id)
     }
 
     /// What follows the key.
     #[inline]
     pub(crate) fn outcome(&self) -> &'a [u8] {
-        &self.bytes()[self.key_len()..]
-    }
-
-    /// Scope, id and outcome, without the padding.
-    #[inline]
-    fn bytes(&self) -> &'a [u8] {
-        let bytes = self.words.bytes_from(FIXED + self.optional_words());
-        &bytes[..bytes.len() - field(self.w0, PAD_AT, END_AT) as usize]
+        &self.bytes[self.key_len()..]
     }
 
     #[inline]

@@ -516,7 +516,7 @@ impl Segments {
         let pages = self.space.lock().pages.choose();
         match Mapping::anonymous(self.segment_bytes) {
             Ok(mapping) => {
-                                // The machine's time, whatever the store's clock says: what is timed is the machine.
+                // The machine's time, whatever the store's clock says: what is timed is the machine.
                 let began = Instant::now();
                 mapping.populate(pages);
                 let took = began.elapsed();

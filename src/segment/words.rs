@@ -398,6 +398,17 @@ fn short(bytes: &[u8]) -> u64 {
     }
 }
 
+/// Are two byte strings of one length the same? Word by word, and without a call: keys are short.
+#[inline]
+pub(crate) fn same_bytes(one: &[u8], other: &[u8]) -> bool {
+    let ((a, a_rest), (b, b_rest)) = (one.as_chunks::<WORD>(), other.as_chunks::<WORD>());
+    let words = a.iter().zip(b);
+    let differ = words.fold(short(a_rest) ^ short(b_rest), |differ, (a, b)| {
+        differ | (u64::from_le_bytes(*a) ^ u64::from_le_bytes(*b))
+    });
+    one.len() == other.len() && differ == 0
+}
+
 /// Asks the processor to bring a cache line near. Does nothing where there is no such wish.
 #[inline]
 pub(crate) fn prefetch<T>(at: &T) {

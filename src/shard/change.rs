@@ -5,7 +5,9 @@ use super::index::{Place, Slot, Target};
 use super::lease::{Busy, Lease, Terms};
 use super::state::{Command, Decision, Phase, decide};
 use super::wait::{Mail, Served, Waiter};
-use super::{Absence, Commons, Flight, Found, Inner, Keyed, Locked, Lost, Question, Refused, Ticket, Verdict};
+use super::{
+    Absence, Commons, Flight, Found, Inner, Keyed, Locked, Lost, Question, Refused, Ticket, Verdict,
+};
 use crate::answer::Outcome;
 use crate::clock::{Span, Tick};
 use crate::epoch::Guard;
@@ -129,7 +131,7 @@ impl Locked<'_> {
         let Found::Record { record, .. } = found else {
             unreachable!("only a record is completed")
         };
-        c.replays.count(now.since(record.written()));
+        c.replays.count(now.millis_since(record.written()));
         Verdict::Completed(Outcome::of_record(record, now))
     }
 
@@ -678,7 +680,7 @@ impl Locked<'_> {
     ) -> Result<Look, Refused> {
         // An outcome that was sent is final, and the waiter has left the queue with it.
         if let Mail::Outcome(outcome) = waiter.take() {
-            c.replays.count(outcome.age());
+            c.replays.count(outcome.age().as_millis() as u64);
             return Ok(Look::Answer(Verdict::Completed(outcome)));
         }
         let found = self.find(k, c, pin);

@@ -319,7 +319,7 @@ impl Locked<'_> {
         let found = self.find(k, c, pin);
         let decision = super::state::decide(&found.state(self), command, now);
         if let (Decision::Replay, Found::Record { record, .. }) = (decision, &found) {
-            c.replays.count(now.since(record.written()));
+            c.replays.count(now.millis_since(record.written()));
             return Err(Attached::Completed(Outcome::of_record(record, now)));
         }
         let lease = match &found {

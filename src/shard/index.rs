@@ -110,7 +110,7 @@ const _: () = assert!(SIZES[CLASSES - 1] as u64 * (SLOTS as u64) < 1 << 32);
 const _: () = assert!(SIZES[CLASSES - 1] > 1 << 21);
 
 /// Slots below which a table grows by doubling.
-const SMALL: u64 = 256;
+const SMALL: u64 = 1_024;
 
 /// An array of buckets.
 pub(crate) struct Table {
@@ -263,21 +263,36 @@ impl Buckets<'_> {
         None
     }
 
-    /// The first empty slot where a key with this tag can be, in a table that has one.
-    fn first_empty(self, tag: u32) -> Place {
-        let mut at = self.home(tag);
-        loop {
-            let mut slots = self.0[at].0.iter();
-            if let Some(i) = slots.position(|s| s.load(Ordering::Relaxed) == Slot::EMPTY.0) {
-                return Place((at * SLOTS + i) as u32);
-            }
-            at = (at + 1) % self.0.len();
-        }
-    }
-
     #[inline]
     pub(crate) fn prefetch(self, tag: u32) {
         prefetch(&self.0[self.home(tag)]);
+    }
+}
+
+/// A new table being filled, one that has room for all that comes. What is taken of a bucket is
+/// counted beside it: to look for its first empty slot would cost as much as all the rest.
+struct Filling {
+    table: Table,
+    taken: Vec<u8>,
+}
+
+impl Filling {
+    fn new(class: u8) -> Self {
+        let table = Table::new(class);
+        let taken = vec![0; table.buckets.len()];
+        Filling { table, taken }
+    }
+
+    fn put(&mut self, slot: Slot) -> Place {
+        let mut at = self.table.view().home(slot.tag());
+        while usize::from(self.taken[at]) == SLOTS {
+            at = (at + 1) % self.taken.len();
+        }
+        let i = usize::from(self.taken[at]);
+        self.taken[at] += 1;
+        // Relaxed: nobody sees the table yet.
+        self.table.buckets[at].0[i % SLOTS].store(slot.0, Ordering::Relaxed);
+        Place((at * SLOTS + i) as u32)
     }
 }
 
@@ -422,7 +437,7 @@ impl Index {
         keep: impl Fn(Target) -> bool,
         mut moved: impl FnMut(u32, Place),
     ) {
-        let table = Table::new(plan.0);
+        let mut filling = Filling::new(plan.0);
         let mut used = 0;
         for old in self.table.buckets.iter().flat_map(|b| &b.0) {
             let slot = Slot(old.load(Ordering::Relaxed));
@@ -430,14 +445,13 @@ impl Index {
             if !keep(target) {
                 continue;
             }
-            let place = table.view().first_empty(slot.tag());
-            table.buckets[place.0 as usize / SLOTS].0[place.0 as usize % SLOTS]
-                .store(slot.0, Ordering::Relaxed);
+            let place = filling.put(slot);
             used += 1;
             if let Target::Lease(lease) = target {
                 moved(lease, place);
             }
         }
+        let table = filling.table;
         shared.store(&table);
         self.used = used;
         self.tombs = 0;
@@ -672,11 +686,11 @@ mod tests {
     #[test]
     fn a_rebuild_leaves_room_by_a_size_or_two_and_small_ones_double() {
         let (index, _) = Index::new(3);
-        for kept in [0, 1, 7, 50, 255, 256, 1_000, 100_000, 5_000_000] {
+        for kept in [0, 1, 7, 50, 255, SMALL - 1, SMALL, 100_000, 5_000_000] {
             let plan = index.plan_of(kept);
             let slots = plan.bytes() / 8;
             let most = slots * u64::from(index.load) / 256;
-            let room = if kept < 256 { 20 } else { 13 };
+            let room = if kept < SMALL { 20 } else { 13 };
             let wanted = (kept + 1) * room / 10;
             assert!(most + 1 >= wanted, "{kept}: {most}");
             // The next smaller size would not have done.

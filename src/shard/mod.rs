@@ -310,7 +310,11 @@ impl Shard {
         pin: &'g Guard,
     ) -> Glimpse<'g> {
         // Acquire, and before any slot is loaded: the slots are at least as new as this count.
-        let changes = if TO_CLAIM { self.changes.load(Ordering::Acquire) } else { 0 };
+        let changes = if TO_CLAIM {
+            self.changes.load(Ordering::Acquire)
+        } else {
+            0
+        };
         let mut perhaps = false;
         let visit = |_, slot: Slot| match slot.target()? {
             Target::Record(at) => match commons.segments.table.record(at, pin) {

@@ -257,7 +257,10 @@ impl Locked<'_> {
         // Where nothing has been retired there is nothing to leave out, and nothing to look up.
         let none_stale = c.sweep.all_stale() == 0;
         let keep = |target| none_stale || is_kept(c, target);
-        let plan = self.index.plan(keep);
+        let plan = match none_stale {
+            true => self.index.plan_for(0),
+            false => self.index.plan(keep),
+        };
         if !c.bytes.take_direct(plan.bytes()) {
             return false;
         }
