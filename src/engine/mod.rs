@@ -35,6 +35,7 @@ use crate::segment::{Record, Segments, space};
 use crate::shard::change::Wish;
 use crate::shard::scopes::Scopes;
 use crate::shard::state::{Command, Decision, decide};
+use crate::shard::stock::Stock;
 use crate::shard::tend::Sweep;
 use crate::shard::{Absence, Commons, Glimpse, Keyed, Locked, Refused, Shard, Verdict, completed_state};
 use crate::stats::{Replays, Stats, Tally};
@@ -146,6 +147,7 @@ impl Engine {
                 segments,
                 pins: Pins::new(),
                 tables: Limbo::new(),
+                stock: Stock::default(),
                 keys: Quota::new(max_keys, shards, UNIT_BLOCK),
                 flights: Quota::new(max_in_flight, shards, UNIT_BLOCK),
                 bytes,

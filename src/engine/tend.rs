@@ -488,6 +488,7 @@ impl Engine {
         }
         while c.segments.reap(now, &c.bytes) | self.reap_table() {}
         while c.segments.drop_spare(&c.bytes) {}
+        c.stock.clear(&c.bytes);
     }
 
     /// When a refused claim may be tried again: when the next segment is due, but soon, for
@@ -512,7 +513,7 @@ impl Engine {
             let pin = c.pins.pin();
             pin.flush();
             let mut busy = self.tend_store(now, TENDING, &pin) | self.tend_log(now);
-            busy |= c.segments.trim_pool(now, &c.bytes);
+            busy |= c.segments.trim_pool(now, &c.bytes) | c.stock.trim(now, &c.bytes);
             idle_turns = if busy { 0 } else { idle_turns + 1 };
         }
         for shard in self.shards.iter().filter(|s| s.is_due(now)) {
@@ -529,6 +530,17 @@ impl Engine {
             }
         }
         c.segments.pending_bytes() > 0 || c.tables.bytes() > 0
+    }
+
+    /// Makes ready what growing callers are about to need, off their path. May take milliseconds.
+    fn prepare(&self, now: Tick) {
+        let c = &self.commons;
+        if c.segments.has_reserve(&c.bytes) {
+            c.stock.fill(now, &c.bytes);
+        }
+        if self.log.is_none() {
+            c.segments.prepare(now, &c.bytes);
+        }
     }
 
     /// When the helper has something to do next.
@@ -555,9 +567,7 @@ pub(crate) fn run_helper(engine: Weak<Engine>) {
         }
         let Ok(now) = strong.enter() else { return };
         let more = strong.maintain(now, TURN);
-        if strong.log.is_none() {
-            strong.commons.segments.prepare(now, &strong.commons.bytes);
-        }
+        strong.prepare(now);
         let now = strong.timeline.now();
         if !more {
             strong.tend_idle_log(now, &mut idle);

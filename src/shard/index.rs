@@ -120,6 +120,15 @@ pub(crate) struct Table {
 }
 
 impl Table {
+    /// An empty table of that size.
+    pub(crate) fn of(size: Rebuild) -> Self {
+        Self::new(size.0)
+    }
+
+    pub(crate) fn is_of(&self, size: Rebuild) -> bool {
+        self.class == size.0
+    }
+
     fn new(class: u8) -> Self {
         let len = SIZES[usize::from(class)] as usize;
         Table {
@@ -277,8 +286,7 @@ struct Filling {
 }
 
 impl Filling {
-    fn new(class: u8) -> Self {
-        let table = Table::new(class);
+    fn of(table: Table) -> Self {
         let taken = vec![0; table.buckets.len()];
         Filling { table, taken }
     }
@@ -309,7 +317,7 @@ pub(crate) struct Index {
 }
 
 /// A rebuild that would have room: the class to build.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rebuild(u8);
 
 impl Rebuild {
@@ -435,9 +443,22 @@ impl Index {
         limbo: &Limbo<Table>,
         pin: &Guard,
         keep: impl Fn(Target) -> bool,
+        moved: impl FnMut(u32, Place),
+    ) {
+        self.rebuild_into(Table::of(plan), shared, limbo, pin, keep, moved);
+    }
+
+    /// The same into a table that is there, empty and of the size that was planned.
+    pub(crate) fn rebuild_into(
+        &mut self,
+        table: Table,
+        shared: &SharedTable,
+        limbo: &Limbo<Table>,
+        pin: &Guard,
+        keep: impl Fn(Target) -> bool,
         mut moved: impl FnMut(u32, Place),
     ) {
-        let mut filling = Filling::new(plan.0);
+        let mut filling = Filling::of(table);
         let mut used = 0;
         for old in self.table.buckets.iter().flat_map(|b| &b.0) {
             let slot = Slot(old.load(Ordering::Relaxed));

@@ -17,6 +17,7 @@ pub(crate) mod lease;
 pub(crate) mod recover;
 pub(crate) mod scopes;
 pub(crate) mod state;
+pub(crate) mod stock;
 pub(crate) mod tend;
 pub(crate) mod wait;
 
@@ -38,6 +39,7 @@ use lease::{Lease, Slab};
 use scopes::Scopes;
 use state::{Phase, State};
 use std::ops::{Deref, DerefMut};
+use stock::Stock;
 use tend::Sweep;
 use wait::{Queues, Wakes};
 
@@ -54,6 +56,8 @@ pub(crate) struct Commons {
     pub(crate) pins: Pins,
     /// Replaced bucket arrays some reader may still see.
     pub(crate) tables: Limbo<Table>,
+    /// Larger ones that are ready.
+    pub(crate) stock: Stock,
     pub(crate) keys: Quota,
     pub(crate) flights: Quota,
     pub(crate) bytes: Quota,

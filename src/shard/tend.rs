@@ -3,7 +3,7 @@
 //! None of it decides an answer. A lease that has ended is interrupted for the next caller
 //! whether or not the wheel has noticed, and a slot whose segment is gone reads as vacant.
 
-use super::index::Target;
+use super::index::{Table, Target};
 use super::state::Phase;
 use super::{Commons, Inner, Keyed, Locked};
 use crate::clock::{Span, Tick};
@@ -261,14 +261,16 @@ impl Locked<'_> {
             true => self.index.plan_for(0),
             false => self.index.plan(keep),
         };
-        if !c.bytes.take_direct(plan.bytes()) {
-            return false;
-        }
+        let table = match c.stock.take(plan) {
+            Some(table) => table,
+            None if c.bytes.take_direct(plan.bytes()) => Table::of(plan),
+            None => return false,
+        };
         let inner = &mut *self.inner;
         let slab = &mut inner.slab;
         inner
             .index
-            .rebuild(plan, &self.shard.table, &c.tables, pin, keep, |lease, place| {
+            .rebuild_into(table, &self.shard.table, &c.tables, pin, keep, |lease, place| {
                 if let Some(lease) = slab.get_mut(lease) {
                     lease.place = place;
                 }
