@@ -29,17 +29,21 @@ struct Effort {
     buckets: u32,
     /// Stale slots worth starting a sweep for, if they are a twentieth of all.
     worth: u64,
+    /// A call with somebody waiting for its answer: what takes long is left to the helper.
+    passing: bool,
 }
 
 /// What a call takes along.
 const PASSING: Effort = Effort {
     buckets: 64,
     worth: 1_024,
+    passing: true,
 };
 /// What the helper and `maintain` do.
 const TENDING: Effort = Effort {
     buckets: 512,
     worth: 1,
+    passing: false,
 };
 /// A call in so many looks after what waits for readers, and frees one segment and so many
 /// replaced tables: more than that many calls retire.
@@ -132,8 +136,10 @@ impl Engine {
         let c = &self.commons;
         c.segments.seal_idle(now);
         let retired = self.retire_one(&mut keeping, now, pin) || self.carry_some(&mut keeping, now, false);
-        // One: unmapping a segment of small pages was seen to take 50 to 200 µs.
-        let mut freed = c.segments.reap(now, &c.bytes);
+        // One: to unmap a segment of small pages takes some 300 µs, and 3 ms if it is the last of a
+        // file.
+        let may_unmap = !effort.passing || !self.has_helper();
+        let mut freed = may_unmap && c.segments.reap(now, &c.bytes);
         for _ in 0..REAPED_TABLES {
             freed |= self.reap_table();
         }
