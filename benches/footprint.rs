@@ -67,11 +67,3 @@ fn row(n: u64, fingerprints: bool) {
         cell(peak),
     );
 }
-
-/// A line of /proc/self/status, in bytes.
-fn memory(line: &str) -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let value = status.lines().find_map(|l| l.strip_prefix(line))?;
-    let kib: u64 = value.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1024)
-}
