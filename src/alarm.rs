@@ -7,6 +7,8 @@ struct Wish {
     /// The earliest tick somebody wants the helper at.
     at: Tick,
     rung: bool,
+    /// When the helper looks again by itself.
+    asleep_until: Tick,
 }
 
 pub(crate) struct Alarm {
@@ -20,17 +22,21 @@ impl Alarm {
             wish: Mutex::new(Wish {
                 at: Tick::NEVER,
                 rung: false,
+                asleep_until: Tick(0),
             }),
             changed: Condvar::new(),
         }
     }
 
-    /// The helper is wanted at this tick.
+    /// The helper is wanted at this tick. It is woken only if it would sleep for longer: to wake a
+    /// thread can take 20 µs.
     pub(crate) fn wake_by(&self, tick: Tick) {
         let mut wish = self.wish.lock();
         if tick < wish.at {
             wish.at = tick;
-            self.changed.notify_one();
+            if tick < wish.asleep_until {
+                self.changed.notify_one();
+            }
         }
     }
 
@@ -48,6 +54,7 @@ impl Alarm {
             wish.at = Tick::NEVER;
         }
         let until = until.min(wish.at);
+        wish.asleep_until = until;
         if !wish.rung && until > now {
             self.changed.wait_for(&mut wish, until.since(now));
         }

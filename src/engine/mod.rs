@@ -282,7 +282,6 @@ impl Engine {
     }
 
     /// What the glimpse could not answer.
-    #[inline(never)]
     fn claim_under_lock(
         &self,
         k: Keyed<'_>,

@@ -113,7 +113,7 @@ impl Engine {
             self.tend_store(now, PASSING, pin);
         }
         if c.segments.wants_spare() {
-            c.alarm.ring();
+            c.alarm.wake_by(Tick(now.0 + 1));
         }
     }
 

@@ -379,6 +379,7 @@ impl Locked<'_> {
 }
 
 impl Found<'_> {
+    #[inline]
     fn state(&self, inner: &Inner) -> State {
         match self {
             Found::Nothing { .. } => State::Absent,

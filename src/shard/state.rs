@@ -47,6 +47,7 @@ pub(crate) enum Phase {
 }
 
 impl State {
+    #[inline(always)]
     pub(crate) fn phase(&self, now: Tick) -> Phase {
         match *self {
             State::Absent => Phase::Absent,
@@ -132,7 +133,8 @@ pub(crate) enum Decision {
 }
 
 /// The state machine. Pure: what it is, what is wished, and the time.
-#[inline]
+// Always inlined: where the state or the command is known, most of it goes.
+#[inline(always)]
 pub(crate) fn decide(state: &State, command: Command, now: Tick) -> Decision {
     use Decision as D;
     let phase = state.phase(now);
