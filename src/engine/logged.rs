@@ -151,7 +151,7 @@ impl Engine {
         if !self.has_helper()
             && let Some(end) = log.sealed_end()
         {
-            return self.commit(log, end.min(log.end()));
+            return self.commit(log, end);
         }
         Ok(())
     }

@@ -335,7 +335,7 @@ impl Engine {
             busy |= self.commit_all(log).is_ok();
         }
         if let Some(end) = log.sealed_end() {
-            busy |= self.commit(log, end.min(log.end())).is_ok();
+            busy |= self.commit(log, end).is_ok();
         }
         busy | log.prepare(self.means(now))
     }

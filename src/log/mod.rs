@@ -171,6 +171,13 @@ impl Stream {
         head.map_or(Pos::START, |h| Pos::new(h.extent.turn, h.cursor))
     }
 
+    /// The end of the sealed segments that are not known to be durable.
+    fn sealed_end(&self) -> Option<Pos> {
+        let last = self.unsynced.last()?;
+        let sealed = self.sealed.iter().rfind(|s| s.extent.turn == last.turn)?;
+        Some(Pos::new(last.turn, sealed.used))
+    }
+
     /// Room for records: in the head, and in what is prepared.
     fn free(&self) -> u64 {
         let usable = |words: usize| {
@@ -612,7 +619,7 @@ impl Log {
     ///
     /// What the first failed sync said; from then on the store is poisoned.
     pub(crate) fn commit(&self, pos: Pos) -> Result<()> {
-        self.committer.wait(pos, || self.sync_up())
+        self.committer.wait(pos, || self.sync_up(pos))
     }
 
     /// Everything appended so far.
@@ -632,17 +639,24 @@ impl Log {
         }
     }
 
-    fn sync_up(&self) -> Result<Pos> {
-        let (target, extents) = {
+    /// Makes durable what has been appended so far; where sealed segments reach up to `pos`, only
+    /// those. A head that is synced too early is written out twice.
+    fn sync_up(&self, pos: Pos) -> Result<Pos> {
+        let (target, sealed, head) = {
             let s = self.lane.lock();
-            let head = s.head.as_ref().map(|h| &h.extent);
-            let all: Vec<_> = s.unsynced.iter().chain(head).cloned().collect();
-            // Under the lock: a wish that is noted later may be for a later record.
-            self.sync_by.store(u64::MAX, Ordering::Relaxed);
-            (s.end(), all)
+            let sealed = s.unsynced.clone();
+            match s.sealed_end() {
+                Some(end) if pos <= end => (end, sealed, None),
+                _ => {
+                    // Under the lock: a wish that is noted later may be for a later record.
+                    self.sync_by.store(u64::MAX, Ordering::Relaxed);
+                    (s.end(), sealed, s.head.as_ref().map(|h| h.extent.clone()))
+                }
+            }
         };
         if !cfg!(onceonly_sabotage = "skip_sync") {
-            for extent in &extents {
+            sealed.iter().for_each(|extent| extent.mapping.take_pages_out());
+            for extent in sealed.iter().chain(&head) {
                 let first = extent.sync();
                 let synced = match first {
                     Err(_) if cfg!(onceonly_sabotage = "retry_sync") => extent.sync(),
@@ -651,13 +665,13 @@ impl Log {
                 synced.map_err(self.place.failed("sync", &extent.path))?;
             }
         }
-        let mut s = self.lane.lock();
-        s.unsynced.retain(|extent| extent.turn >= target.turn());
-        for extent in &extents {
-            if extent.turn < target.turn() {
-                extent.close_file();
-            }
+        for extent in &sealed {
+            extent.close_file();
+            extent.mapping.populate_file(false);
         }
+        let mut s = self.lane.lock();
+        let last = sealed.last().map(|extent| extent.turn);
+        s.unsynced.retain(|extent| Some(extent.turn) > last);
         let unvouched = if target.turn() == s.vouched.turn() {
             target.byte().saturating_sub(s.vouched.byte())
         } else {
@@ -752,9 +766,7 @@ impl Log {
 
     /// Has a segment been sealed that is not yet durable? How far to sync, then.
     pub(crate) fn sealed_end(&self) -> Option<Pos> {
-        let s = self.lane.lock();
-        let last = s.unsynced.last()?;
-        Some(Pos::new(last.turn, last.mapping.words().len()))
+        self.lane.lock().sealed_end()
     }
 
     /// The moment at which the oldest segment has expired.

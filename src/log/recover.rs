@@ -160,6 +160,12 @@ impl Segment {
     fn cut(&self) -> Pos {
         Pos::new(self.turn, self.end)
     }
+
+    /// Up to where it is whole: the SEAL is vouched for too.
+    fn whole(&self) -> Pos {
+        let seal = if self.sealed { SEAL_WORDS } else { 0 };
+        Pos::new(self.turn, self.end + seal)
+    }
 }
 
 /// A torn tail that was given up.
@@ -611,7 +617,8 @@ impl Stream {
         let end = segments
             .last()
             .map_or(Pos::new(first.saturating_sub(1), 0), Segment::cut);
-        if vouched > end && vouched.turn() >= first {
+        let whole = segments.last().map_or(end, Segment::whole);
+        if vouched > whole && vouched.turn() >= first {
             // The segment that should go on there, whatever is left of it.
             let culprit = segments
                 .last()

@@ -30,7 +30,9 @@ pub(crate) struct Mapping {
 }
 
 enum Backing {
-    Map(memmap2::MmapRaw),
+    Anonymous(memmap2::MmapRaw),
+    /// Shared, not a private copy.
+    File(memmap2::MmapRaw),
     /// For simulated disks: thousands of small ones would cost two system calls each.
     Heap(Box<[Word]>),
 }
@@ -43,13 +45,15 @@ impl Mapping {
     /// Whatever the system says, usually that memory is exhausted.
     pub(crate) fn anonymous(bytes: usize) -> io::Result<Self> {
         let map = memmap2::MmapRaw::from(memmap2::MmapMut::map_anon(bytes)?);
-        Ok(Self::of_map(map))
+        Ok(Mapping {
+            memory: Backing::Anonymous(map),
+        })
     }
 
     /// A shared mapping of a file nobody truncates and nobody else writes while it lives.
     pub(crate) fn of_map(map: memmap2::MmapRaw) -> Self {
         Mapping {
-            memory: Backing::Map(map),
+            memory: Backing::File(map),
         }
     }
 
@@ -63,7 +67,7 @@ impl Mapping {
     /// Faults every page in now, so that no caller has to. Best effort.
     pub(crate) fn populate(&self, pages: Pages) {
         #[cfg(target_os = "linux")]
-        if let Backing::Map(map) = &self.memory {
+        if let Backing::Anonymous(map) = &self.memory {
             match pages {
                 // Touched rather than populated: a fault holds a lock on this mapping alone, and
                 // clearing a huge page takes long.
@@ -106,7 +110,7 @@ impl Mapping {
     /// to be written counts as written: the next sync of the file takes all of it along.
     pub(crate) fn populate_file(&self, to_write: bool) {
         #[cfg(target_os = "linux")]
-        if let Backing::Map(map) = &self.memory {
+        if let Backing::File(map) = &self.memory {
             let _ = map.advise(match to_write {
                 true => memmap2::Advice::PopulateWrite,
                 false => memmap2::Advice::PopulateRead,
@@ -116,16 +120,31 @@ impl Mapping {
         let _ = to_write;
     }
 
+    /// Lets a file's pages be mapped in anew when they are next touched; nothing is lost, the file
+    /// has them. Best effort, and only for speed: before each page that was stored to can be written
+    /// out, it is protected again, and every processor that runs this process is interrupted for it,
+    /// a thousand times for a segment of 4 MiB. Taken out together they cost one interruption.
+    pub(crate) fn take_pages_out(&self) {
+        #[cfg(target_os = "linux")]
+        if let Backing::File(map) = &self.memory {
+            // SAFETY: the advice throws bytes away that only this mapping has; a shared mapping of a
+            // file has none (`of_map` is given no other). Stores that were made stay in the file's
+            // pages, and loads and stores to come, also those under way in other threads, find the
+            // same bytes there.
+            let _ = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+        }
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         match &self.memory {
-            Backing::Map(map) => map.len(),
+            Backing::Anonymous(map) | Backing::File(map) => map.len(),
             Backing::Heap(words) => words.len() * WORD,
         }
     }
 
     pub(crate) fn words(&self) -> &[Word] {
         let map = match &self.memory {
-            Backing::Map(map) => map,
+            Backing::Anonymous(map) | Backing::File(map) => map,
             Backing::Heap(words) => return words,
         };
         // SAFETY: the mapping is page-aligned, at least `len` bytes long, initialised (zeros or
