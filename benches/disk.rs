@@ -49,7 +49,8 @@ fn main() {
     cycles();
     sizes_on_disk();
     recovery();
-    longest();
+    longest("Process", Durability::Process, keys(1_000_000));
+    longest("Sync", Durability::Sync, keys(10_000));
 }
 
 fn open(dir: &Path, durability: [Durability; 2], keys: u64) -> Store {
@@ -234,8 +235,7 @@ fn read_all(dir: &Path) -> Duration {
 }
 
 /// The longest calls while segments fill and go.
-fn longest() {
-    let n = keys(1_000_000);
+fn longest(name: &str, durability: Durability, n: u64) {
     let scratch = Scratch::new();
     let (hands, store) = {
         let hands = Hands::default();
@@ -243,7 +243,7 @@ fn longest() {
             .ttl(Duration::from_millis(TTL))
             .lease(Duration::from_millis(TTL))
             .clock(hands.clone())
-            .durability(Durability::Process)
+            .durability(durability)
             .open(scratch.path())
             .expect("the options are good");
         (hands, store)
@@ -265,7 +265,12 @@ fn longest() {
     }
     println!(
         "{:<34} {:>9} {:>9} {:>9} {:>9} {:>9}",
-        "Process, ns a call", "p50", "p99", "p99.9", "p99.99", "max"
+        format!("{name}, ns a call"),
+        "p50",
+        "p99",
+        "p99.9",
+        "p99.99",
+        "max"
     );
     for (name, times) in [("claim", claims), ("complete", completes)] {
         print!("{name:<34}");

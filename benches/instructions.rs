@@ -4,15 +4,22 @@
 //! Runs itself under valgrind once for each stream and prints the counts beside those of
 //! `instructions.txt`; `ONCEONLY_BLESS=1` writes that file anew. Counts differ by a percent or so
 //! between runs, for each store hashes with seeds of its own, and with compilers and C libraries.
+//!
+//! Then, by valgrind's lackey, which cache lines replays of the same keys by two threads store to:
+//! none may be stored to by both, or more processors would not read faster than one. (Once in 128
+//! calls of a thread the epoch is moved on, which all share; the replays looked at lie between.)
 
 mod common;
 
 use common::*;
 use onceonly::{Durability, Fingerprint, Key, Replay, Store};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 
 /// Calls of each stream.
 const CALLS: u64 = 50_000;
@@ -41,6 +48,7 @@ fn main() {
     let mut args = std::env::args().skip(1);
     let stream = args.next().filter(|arg| !arg.starts_with("--"));
     match stream {
+        Some(name) if name == TRACED => traced(),
         Some(name) => {
             let (_, run) = STREAMS
                 .iter()
@@ -48,9 +56,85 @@ fn main() {
                 .expect("a stream");
             run(CALLS);
         }
-        None if testing() => STREAMS.iter().for_each(|(_, run)| run(100)),
+        None if testing() => {
+            STREAMS.iter().for_each(|(_, run)| run(100));
+            traced();
+        }
         None => compare(),
     }
+}
+
+/// Names the run whose stores are traced.
+const TRACED: &str = "traced";
+/// Replays of each thread that are looked at, and those before, which include its first move of the
+/// epoch.
+const REPLAYS: u64 = 100;
+const BEFORE: u64 = 130;
+
+/// Stored to before a thread's replays and after them.
+#[repr(align(128))]
+struct Mark(AtomicU64);
+static MARK: Mark = Mark(AtomicU64::new(0));
+
+/// Two threads, one after the other, replay the same keys. Prints where the mark is, and each
+/// thread's stack.
+fn traced() {
+    let store = filled(1_000);
+    println!("{:x}", MARK.0.as_ptr().addr());
+    for _ in 0..2 {
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let here = 0_u8;
+                println!("{:x}", (&raw const here).addr());
+                replay_all(&store, BEFORE);
+                MARK.0.store(1, Ordering::Relaxed);
+                replay_all(&store, REPLAYS);
+                MARK.0.store(2, Ordering::Relaxed);
+            });
+        });
+    }
+}
+
+/// Runs that under valgrind and compares the two threads' lines.
+fn lines() {
+    let program = std::env::current_exe().expect("a program has a path");
+    let mut run = Command::new("valgrind")
+        .args(["--tool=lackey", "--trace-mem=yes", "--log-fd=2", "--"])
+        .arg(program)
+        .arg(TRACED)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("valgrind runs");
+    let mut all: Vec<u64> = Vec::new();
+    let trace = BufReader::new(run.stderr.take().expect("it was asked for"));
+    for line in trace.lines().map_while(Result::ok) {
+        let Some(at) = line.strip_prefix(" S ").or(line.strip_prefix(" M ")) else {
+            continue;
+        };
+        let at = at
+            .split_once(',')
+            .and_then(|(at, _)| u64::from_str_radix(at, 16).ok());
+        all.extend(at);
+    }
+    let output = run.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let mut said = said.lines().filter_map(|at| u64::from_str_radix(at, 16).ok());
+    let mark = said.next().expect("it says where the mark is");
+    let stacks: Vec<u64> = said.collect();
+    // What lies between the first two marks is one thread's, and between the next two the other's.
+    let parts: Vec<&[u64]> = all.split(|at| *at == mark).collect();
+    let off_stack = |at: &&u64| stacks.iter().all(|stack| stack.abs_diff(**at) > 1 << 20);
+    let lines = |part: usize| parts[part].iter().filter(off_stack).map(|at| at / 64);
+    let [one, other] = [1, 3].map(|part| lines(part).collect::<BTreeSet<_>>());
+    println!(
+        "\nlines stored to by a replay, off the stack: {} by one thread, {} by another, {} by both; {} stores a replay",
+        one.len(),
+        other.len(),
+        one.intersection(&other).count(),
+        lines(1).count() as u64 / REPLAYS,
+    );
+    assert!(!one.is_empty() && one.is_disjoint(&other), "no line is shared");
 }
 
 /// Runs each stream under valgrind and compares.
@@ -85,6 +169,7 @@ fn compare() {
     if std::env::var_os("ONCEONLY_BLESS").is_some() {
         std::fs::write(KNOWN, text).expect("the file can be written");
     }
+    lines();
 }
 
 fn count(name: &str) -> u64 {
@@ -148,13 +233,15 @@ fn known(calls: u64) {
 
 fn replays(calls: u64) {
     let store = filled(calls);
-    counted(&mut || {
-        for n in 0..calls {
-            let id = id(n);
-            let read = store.replay(Key::unscoped(&id), Fingerprint::NONE, |s| s.bytes().len());
-            assert!(matches!(read, Ok(Replay::Hit(OUTCOME))));
-        }
-    });
+    counted(&mut || replay_all(&store, calls));
+}
+
+fn replay_all(store: &Store, calls: u64) {
+    for n in 0..calls {
+        let id = id(n);
+        let read = store.replay(Key::unscoped(&id), Fingerprint::NONE, |s| s.bytes().len());
+        assert!(matches!(read, Ok(Replay::Hit(OUTCOME))));
+    }
 }
 
 fn batches(calls: u64) {
