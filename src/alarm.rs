@@ -46,13 +46,18 @@ impl Alarm {
         self.changed.notify_one();
     }
 
+    /// The helper begins to see to what was wished for by now. What is wished for from here on is
+    /// there when it goes to sleep.
+    pub(crate) fn attend(&self, now: Tick) {
+        let mut wish = self.wish.lock();
+        if wish.at <= now {
+            wish.at = Tick::NEVER;
+        }
+    }
+
     /// Sleeps until rung or wanted, or until `until` at the latest. May return early.
     pub(crate) fn sleep(&self, now: Tick, until: Tick) {
         let mut wish = self.wish.lock();
-        if wish.at <= now {
-            // That wish is what the helper has just seen to.
-            wish.at = Tick::NEVER;
-        }
         let until = until.min(wish.at);
         wish.asleep_until = until;
         if !wish.rung && until > now {

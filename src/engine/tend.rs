@@ -438,7 +438,8 @@ impl Engine {
         if let Some(quota) = quota {
             self.collect_credits(quota);
         }
-        if refused == Refused::Bytes {
+        // Files are made of the budget's bytes too.
+        if matches!(refused, Refused::Bytes | Refused::Room) {
             self.give_back_all(now, pin);
         }
         // Nothing expires within a tick; and in a flood of refused claims the search takes at
@@ -541,9 +542,7 @@ impl Engine {
     /// Makes ready what growing callers are about to need, off their path. May take milliseconds.
     fn prepare(&self, now: Tick) {
         let c = &self.commons;
-        if c.segments.has_reserve(&c.bytes) {
-            c.stock.fill(now, &c.bytes);
-        }
+        c.stock.fill(now, &c.bytes, || c.segments.has_reserve(&c.bytes));
         if self.log.is_none() {
             c.segments.prepare(now, &c.bytes);
         }
@@ -565,6 +564,8 @@ impl Engine {
 pub(crate) fn run_helper(engine: Weak<Engine>) {
     /// What one turn may take before others get the locks again.
     const TURN: Duration = Duration::from_millis(5);
+    // A waker of a caller's that panics ends this thread: from then on the calls do its work.
+    let _end = OnEnd(engine.clone());
     let mut idle = Idle::default();
     loop {
         let Some(strong) = engine.upgrade() else { return };
@@ -572,6 +573,7 @@ pub(crate) fn run_helper(engine: Weak<Engine>) {
             return;
         }
         let Ok(now) = strong.enter() else { return };
+        strong.commons.alarm.attend(now);
         let more = strong.maintain(now, TURN);
         strong.prepare(now);
         let now = strong.timeline.now();
@@ -587,5 +589,16 @@ pub(crate) fn run_helper(engine: Weak<Engine>) {
         // Not held while asleep: the last handle's drop must end the engine at once.
         drop(strong);
         alarm.sleep(now, until);
+    }
+}
+
+/// Says that there is no helper any more.
+struct OnEnd(Weak<Engine>);
+
+impl Drop for OnEnd {
+    fn drop(&mut self) {
+        if let Some(engine) = self.0.upgrade() {
+            engine.go_without_helper();
+        }
     }
 }

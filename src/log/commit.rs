@@ -1,7 +1,7 @@
 //! Group commit: many callers wait for one sync.
 //!
-//! Whoever finds no sync under way leads the next one; the others wait for it. All that was
-//! appended when it began is durable when it ends. Without a pause the callers would fall into
+//! Whoever finds no sync under way leads the next one; the others wait for it, and if it did not come
+//! as far as they need, one of them leads another. Without a pause the callers would fall into
 //! two groups that take turns, each batch holding half of them; so a leader waits until as many
 //! have come as the last batch had, for at most half a sync and never more than a millisecond,
 //! and not at all if the last batch was its leader alone. (PostgreSQL's `commit_delay` is the
@@ -77,8 +77,8 @@ impl Committer {
         (state.syncs, state.served)
     }
 
-    /// Waits until everything before `pos` is durable; `sync` makes durable what has been
-    /// appended so far and says how far that is.
+    /// Waits until everything before `pos` is durable; `sync` makes at least that durable,
+    /// or as much as has been appended, and says how far it came.
     pub(super) fn wait(&self, pos: Pos, sync: impl Fn() -> Result<Pos>) -> Result<()> {
         let mut state = self.state.lock();
         if state.durable >= pos {

@@ -779,7 +779,7 @@ impl Log {
     pub(crate) fn expired(&self, now: Tick) -> Option<Doomed> {
         let s = self.lane.lock();
         let front = s.sealed.front().filter(|f| f.holds.latest <= now)?;
-        front.doomed(&s)
+        front.doomed()
     }
 
     /// The oldest segment, if the log holds so much waste that what is wanted of it should be
@@ -807,7 +807,7 @@ impl Log {
         if waste <= allowed && !(urgent && waste > self.limits.segment_bytes as u64) {
             return None;
         }
-        s.sealed.front()?.doomed(&s)
+        s.sealed.front()?.doomed()
     }
 
     /// The length of the record without a key at this word of the oldest segment.
@@ -849,7 +849,8 @@ impl Log {
                 s.sealed.push_front(front);
                 return Ok(false);
             }
-            s.unsynced.retain(|e| e.turn != front.extent.turn);
+            // It is synced once more with the others, if it has not been: a commit that leaves the
+            // head alone must not pass over it, for the MARK may not be durable by then.
             (front, s.end())
         };
         self.commit(end)?;
@@ -930,9 +931,8 @@ impl Head {
 }
 
 impl Sealed {
-    /// Unless somebody is about to publish a record of it, or it is not yet durable.
-    fn doomed(&self, s: &Stream) -> Option<Doomed> {
-        let _ = s;
+    /// Unless somebody is about to publish a record of it.
+    fn doomed(&self) -> Option<Doomed> {
         (!self.extent.is_pending()).then(|| {
             Doomed::new(
                 self.extent.id,

@@ -182,7 +182,7 @@ impl SharedTable {
         // SAFETY: pointer and class were stored together from one `Table`, whose vector
         // has exactly `SIZES[class]` buckets. It is alive while `_pin` is: the newest table belongs
         // to the `Index` that stands beside this in the shard and goes with it, and the only
-        // way to replace one, `Index::rebuild`, puts the old table into the limbo under the
+        // way to replace one, `Index::rebuild_into`, puts the old table into the limbo under the
         // store's own epoch, where it waits for every guard pinned before.
         Buckets(unsafe { std::slice::from_raw_parts(base, len) })
     }

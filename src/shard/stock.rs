@@ -17,6 +17,9 @@ use crate::sync::Mutex;
 const READY: usize = 16;
 /// Smaller ones are made as fast as taken from here.
 const LEAST_BYTES: u64 = 4 << 10;
+/// No more bytes of a size are kept, so that large ones are not kept at all: a store with few shards
+/// replaces its tables rarely, and each is large.
+const MOST_BYTES: u64 = 1 << 20;
 /// The stock is cleared when nothing was taken for this long.
 const IDLE: Span = Span::from_millis(5_000);
 
@@ -39,6 +42,12 @@ impl Shelves {
         self.ready.iter().filter(|table| table.is_of(size)).count()
     }
 
+    /// Is one more of that size wanted?
+    fn wants(&self, size: Rebuild) -> bool {
+        let count = self.count(size);
+        self.sizes.contains(&Some(size)) && count < READY && (count as u64 + 1) * size.bytes() <= MOST_BYTES
+    }
+
     fn note(&mut self, size: Rebuild) {
         if self.sizes[0] != Some(size) {
             self.sizes = [Some(size), self.sizes[0]];
@@ -58,13 +67,18 @@ impl Stock {
         Some(shelves.ready.swap_remove(at))
     }
 
-    /// Makes what is missing of the sizes last asked for, as far as the budget allows.
-    pub(crate) fn fill(&self, now: Tick, bytes: &Quota) {
+    /// Makes what is missing of the sizes last asked for, while it `may` and the budget allows.
+    pub(crate) fn fill(&self, now: Tick, bytes: &Quota, may: impl Fn() -> bool) {
         for size in self.drop_others(bytes) {
-            while self.shelves.lock().count(size) < READY && bytes.take_direct(size.bytes()) {
+            // Asked each time: somebody may have cleared the stock meanwhile, for want of room.
+            while may() && self.shelves.lock().wants(size) && bytes.take_direct(size.bytes()) {
                 // Not under the lock: this is what takes long.
                 let table = Table::of(size);
                 let mut shelves = self.shelves.lock();
+                if !shelves.wants(size) {
+                    drop(shelves);
+                    return Self::give_back(vec![table], bytes);
+                }
                 shelves.ready.push(table);
                 shelves.made = Some(now);
             }
@@ -90,6 +104,7 @@ impl Stock {
 
     /// Lets all go; true if there was any.
     pub(crate) fn clear(&self, bytes: &Quota) -> bool {
+        // The sizes asked for go as well: until the next is asked for none is made.
         let gone = std::mem::take(&mut *self.shelves.lock()).ready;
         let any = !gone.is_empty();
         Self::give_back(gone, bytes);
@@ -120,11 +135,11 @@ mod tests {
         let (stock, bytes) = (Stock::default(), Quota::new(1 << 30, 1, 0));
         let wanted = size(1_000);
         assert!(stock.take(wanted).is_none());
-        stock.fill(Tick(1), &bytes);
+        stock.fill(Tick(1), &bytes, || true);
         assert_eq!(bytes.taken(), READY as u64 * wanted.bytes());
         let table = stock.take(wanted).expect("it was made");
         assert_eq!(table.bytes(), wanted.bytes());
-        stock.fill(Tick(1), &bytes);
+        stock.fill(Tick(1), &bytes, || true);
         assert_eq!(
             bytes.taken(),
             (READY as u64 + 1) * wanted.bytes(),
@@ -138,10 +153,10 @@ mod tests {
     #[test]
     fn two_sizes_are_kept_and_older_ones_go() {
         let (stock, bytes) = (Stock::default(), Quota::new(1 << 30, 1, 0));
-        let sizes = [1_000, 2_000, 4_000].map(size);
+        let sizes = [1_000, 2_000, 3_000].map(size);
         for size in sizes {
             assert!(stock.take(size).is_none());
-            stock.fill(Tick(1), &bytes);
+            stock.fill(Tick(1), &bytes, || true);
         }
         let kept = sizes[1].bytes() + sizes[2].bytes();
         assert_eq!(bytes.taken(), READY as u64 * kept);
@@ -154,15 +169,43 @@ mod tests {
         let wanted = size(1_000);
         let (stock, bytes) = (Stock::default(), Quota::new(2 * wanted.bytes() + 1, 1, 0));
         assert!(stock.take(wanted).is_none());
-        stock.fill(Tick(1), &bytes);
+        stock.fill(Tick(1), &bytes, || true);
         assert_eq!(bytes.taken(), 2 * wanted.bytes());
+    }
+
+    #[test]
+    fn nothing_is_made_after_a_clear_or_where_it_may_not_be() {
+        let (stock, bytes) = (Stock::default(), Quota::new(1 << 30, 1, 0));
+        assert!(stock.take(size(1_000)).is_none());
+        stock.fill(Tick(1), &bytes, || false);
+        assert_eq!(bytes.taken(), 0);
+        // Cleared in the middle of it.
+        stock.fill(Tick(1), &bytes, || {
+            if bytes.taken() > 3 * size(1_000).bytes() {
+                stock.clear(&bytes);
+            }
+            true
+        });
+        assert_eq!(bytes.taken(), 0);
+    }
+
+    #[test]
+    fn large_tables_are_few_or_none() {
+        let (stock, bytes) = (Stock::default(), Quota::new(1 << 30, 1, 0));
+        assert!(stock.take(size(20_000)).is_none());
+        stock.fill(Tick(1), &bytes, || true);
+        assert!((MOST_BYTES / 2..=MOST_BYTES).contains(&bytes.taken()));
+        stock.clear(&bytes);
+        assert!(stock.take(size(200_000)).is_none());
+        stock.fill(Tick(1), &bytes, || true);
+        assert_eq!(bytes.taken(), 0);
     }
 
     #[test]
     fn small_tables_are_not_worth_it() {
         let (stock, bytes) = (Stock::default(), Quota::new(1 << 30, 1, 0));
         assert!(stock.take(size(10)).is_none());
-        stock.fill(Tick(1), &bytes);
+        stock.fill(Tick(1), &bytes, || true);
         assert_eq!(bytes.taken(), 0);
     }
 }
