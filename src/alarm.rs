@@ -66,3 +66,22 @@ impl Alarm {
         wish.rung = false;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wish_that_comes_while_the_helper_works_is_there_when_it_goes_to_sleep() {
+        let alarm = Alarm::new();
+        alarm.wake_by(Tick(5));
+        alarm.attend(Tick(6));
+        alarm.wake_by(Tick(7));
+        assert_eq!(alarm.wish.lock().at, Tick(7));
+        // Its time has come: this returns at once. An earlier wish stays until it is attended to.
+        alarm.sleep(Tick(7), Tick::NEVER);
+        assert_eq!(alarm.wish.lock().asleep_until, Tick(7));
+        alarm.wake_by(Tick(9));
+        assert_eq!(alarm.wish.lock().at, Tick(7));
+    }
+}

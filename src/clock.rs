@@ -320,7 +320,7 @@ impl Span {
 /// lives they follow the monotonic clock, whatever the wall clock does.
 ///
 /// What the wall clock did while no process was there to see is decided once, at open, by
-/// [`reopened`](Self::reopened).
+/// [`resume_time`].
 pub(crate) struct Timeline {
     clock: AnyClock,
     origin: Origin,

@@ -367,6 +367,28 @@ mod tests {
     }
 
     #[test]
+    fn nothing_of_an_earlier_key_stays_in_a_buffer_that_is_set_anew() {
+        let (long, short) = ([b'l'; 200], [b's'; 54]);
+        let keys = [
+            Key::new("acme", "order-1"),
+            Key::unscoped("x"),
+            Key::unscoped(&short),
+            Key::unscoped(&long),
+            Key::new(&long, "id"),
+        ];
+        for before in keys {
+            for after in keys {
+                let mut kept = before.to_owned();
+                kept.set(after.check().unwrap());
+                assert_eq!(kept.as_key(), after);
+                kept.clear();
+                kept.set(before.check().unwrap());
+                assert_eq!(kept.as_key(), before);
+            }
+        }
+    }
+
+    #[test]
     fn a_scope_beyond_every_limit_stays_refused_when_owned() {
         let scope = vec![0; 100_000];
         let kept = Key::new(&scope, "x").to_owned();

@@ -177,6 +177,7 @@ mod linux {
     fn watch(counts: &Mutex<Counts>, done: &AtomicBool) {
         let (mut last, mut since) = (0, Instant::now());
         while !done.load(Ordering::Relaxed) {
+            // A watchdog over a file system that may hang: nothing would wake it.
             std::thread::sleep(Duration::from_millis(20));
             let cuts = counts.lock().map_or(0, |counts| counts.cuts);
             if cuts != last {
@@ -269,6 +270,7 @@ mod linux {
         if !opening {
             life.wait_open();
         }
+        // The moment of a cut is chance, and the child, another process, works meanwhile.
         std::thread::sleep(moment);
         push_out_some(&setup.dir, rng);
         std::thread::sleep(Duration::from_micros(rng.below(3_000)));

@@ -9,6 +9,7 @@
 //! reader can hold an address with it.
 
 pub(crate) mod lane;
+pub(crate) mod pages;
 pub(crate) mod record;
 pub(crate) mod space;
 pub(crate) mod table;

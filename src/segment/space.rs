@@ -18,17 +18,17 @@
 //! the time that segment is full the reserve is back.
 
 use super::lane::{FIRST_BYTES, Lane, Open, ttl_of};
+use super::pages::PageChoice;
 use super::record::{Draft, TimeBase};
 use super::table::{Address, HEADER_WORDS, MAX_SEGMENTS, SegmentTable};
-use super::words::{Mapping, Pages, WORD};
+use super::words::{Mapping, WORD};
 use crate::clock::{Span, Tick};
 use crate::epoch::{Guard, Limbo, thread_stripe};
 use crate::quota::Quota;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
 use crate::wheel::{Advance, Wheel};
 use std::collections::HashMap;
-use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// The largest segment that holds more than one record.
 pub(crate) const MAX_SEGMENT_BYTES: usize = 4 << 20;
@@ -86,57 +86,6 @@ impl Space {
     /// Were segments being filled lately?
     fn is_growing(&self, now: Tick) -> bool {
         self.last_open.is_some_and(|at| at.after(POOL_IDLE) > now)
-    }
-}
-
-/// Which pages the memory prepared next is made of.
-///
-/// Records on huge pages are read in an eighth less time (measured at one and ten million keys). To
-/// clear one costs a fraction of what its small pages would; but where a host must find the memory
-/// first, as in a virtual machine that gives back what is free, it was seen to take 5 to 20 ms, ten
-/// times as much. So huge pages are tried, and a dear one is followed by small ones for a while, each
-/// time for twice as long.
-struct PageChoice {
-    /// Segments left to be prepared of small pages.
-    small: u32,
-    /// How many it will be after the next dear one.
-    pause: u32,
-}
-
-impl Default for PageChoice {
-    fn default() -> Self {
-        PageChoice {
-            small: 0,
-            pause: Self::PAUSES.start,
-        }
-    }
-}
-
-impl PageChoice {
-    const PAUSES: Range<u32> = 16..1_024;
-    /// What 4 KiB of a huge page may cost: about as much as a small page.
-    const DEAR: Duration = Duration::from_nanos(1_200);
-
-    fn choose(&mut self) -> Pages {
-        match self.small.checked_sub(1) {
-            Some(left) => {
-                self.small = left;
-                Pages::Small
-            }
-            None => Pages::Huge,
-        }
-    }
-
-    fn learn(&mut self, pages: Pages, bytes: usize, took: Duration) {
-        if pages == Pages::Small {
-            return;
-        }
-        if took > Self::DEAR * (bytes >> 12) as u32 {
-            self.small = self.pause;
-            self.pause = (2 * self.pause).min(Self::PAUSES.end);
-        } else {
-            self.pause = Self::PAUSES.start;
-        }
     }
 }
 
@@ -630,30 +579,6 @@ mod tests {
     use crate::key::Key;
 
     const BUDGET: u64 = 64 << 20;
-
-    /// How many segments get small pages after a huge one took this long, and what comes then.
-    fn small_after(choice: &mut PageChoice, took: Duration) -> u32 {
-        assert_eq!(choice.choose(), Pages::Huge);
-        choice.learn(Pages::Huge, MAX_SEGMENT_BYTES, took);
-        let mut small = 0;
-        while choice.small > 0 {
-            assert_eq!(choice.choose(), Pages::Small);
-            choice.learn(Pages::Small, MAX_SEGMENT_BYTES, Duration::from_secs(1));
-            small += 1;
-        }
-        small
-    }
-
-    #[test]
-    fn dear_huge_pages_are_tried_less_and_less_often() {
-        let (cheap, dear) = (Duration::from_micros(1_200), Duration::from_micros(1_300));
-        let mut choice = PageChoice::default();
-        assert_eq!(small_after(&mut choice, cheap), 0);
-        let pauses: Vec<_> = (0..9).map(|_| small_after(&mut choice, dear)).collect();
-        assert_eq!(pauses, [16, 32, 64, 128, 256, 512, 1_024, 1_024, 1_024]);
-        assert_eq!(small_after(&mut choice, cheap), 0);
-        assert_eq!(small_after(&mut choice, dear), 16, "cheap ones are trusted again");
-    }
 
     struct Fixture {
         bytes: Quota,

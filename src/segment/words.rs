@@ -470,6 +470,23 @@ mod tests {
         }
     }
 
+    proptest! {
+        #[test]
+        fn byte_strings_are_the_same_if_every_byte_is(
+            one in prop::collection::vec(any::<u8>(), 0..40),
+            at in any::<prop::sample::Index>(),
+            with in 1_u8..,
+        ) {
+            prop_assert!(same_bytes(&one, &one.clone()));
+            prop_assert!(!same_bytes(&one, &[&one[..], &[0]].concat()));
+            if !one.is_empty() {
+                let mut other = one.clone();
+                other[at.index(one.len())] ^= with;
+                prop_assert!(!same_bytes(&one, &other));
+            }
+        }
+    }
+
     #[test]
     fn a_mapping_is_zeroed_and_whole() {
         let mapping = Mapping::anonymous(1 << 16).unwrap();
